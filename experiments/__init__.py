@@ -1,0 +1,1 @@
+"""Absl binaries over the two libraries; not installed, run from the checkout."""

@@ -1,0 +1,1 @@
+"""Published architectures in plain Flax, one file each."""

@@ -1,0 +1,1 @@
+"""Temporally coded spiking networks and their formal verification."""

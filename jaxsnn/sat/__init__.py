@@ -1,0 +1,1 @@
+"""Exact decision procedures: NumPy and PySAT only, never jax."""
