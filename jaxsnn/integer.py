@@ -1,0 +1,261 @@
+"""The trust boundary: from float weights and files to exact integer networks.
+
+What this module returns *is* the network that is simulated and verified; a float
+network is only where it came from. NumPy alone: checkers and solver processes read
+networks without jax.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxsnn.sat.spec import (
+    MAX_EXACT_SUM,
+    Conv2D,
+    Dense,
+    EarliestPool2D,
+    IntegerNetwork,
+    Layer,
+)
+
+SCHEMA_VERSION = 1
+
+# The networks published with arXiv 2408.10900 (S4NN rule, arXiv 1910.09495) have
+# this threshold in every layer and do not store it.
+S4NN_THRESHOLD = 100.0
+
+
+def finest_fractional_bits(
+    weights: Sequence[np.ndarray], thresholds: Sequence[np.ndarray], maximum: int = 16
+) -> int:
+    """Returns the most fractional bits that keep every neuron exact in float32.
+
+    Args:
+      weights: one `[N, D]` array a layer.
+      thresholds: one `[N]` array a layer.
+      maximum: never return more than this.
+
+    Raises:
+      ValueError: not even integers fit.
+    """
+    load = max(
+        float((np.abs(w).sum(axis=1) + np.abs(theta) + 1).max())
+        for w, theta in zip(weights, thresholds, strict=True)
+    )
+    # Rounding moves each weight by at most one half unit.
+    fan_in = max(w.shape[1] for w in weights)
+    for bits in range(maximum, -1, -1):
+        if load * 2**bits + fan_in / 2 < MAX_EXACT_SUM:
+            return bits
+    raise ValueError(f"weights sum to {load:g}, beyond 2^24; scale them down first")
+
+
+def quantize(
+    weights: Sequence[np.ndarray],
+    thresholds: Sequence[np.ndarray],
+    num_steps: int,
+    fractional_bits: int = 4,
+) -> IntegerNetwork:
+    """Rounds a dense float network to integers, exactly `2^fractional_bits` finer.
+
+    Args:
+      weights: one `[N, D]` float array a layer, inputs first.
+      thresholds: one `[N]` float array a layer.
+      num_steps: `T`.
+      fractional_bits: binary digits kept after the point (0 or more).
+
+    Returns:
+      The integer network; its `scale` is `2^fractional_bits`.
+
+    Raises:
+      ValueError: non-finite values (the layer is named), widths that do not fit, or
+        sums that float32 cannot hold (the neuron is named).
+
+    >>> network = quantize([np.array([[1.26]])], [np.array([1.0])], num_steps=4)
+    >>> network.layers[0].weights, network.layers[0].thresholds
+    (array([[20]]), array([16]))
+    """
+    if fractional_bits < 0:
+        raise ValueError(f"{fractional_bits=} must not be negative")
+    scale = 2**fractional_bits
+    layers = []
+    for depth, (weight, threshold) in enumerate(zip(weights, thresholds, strict=True)):
+        for name, values in (("weights", weight), ("thresholds", threshold)):
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name}_{depth} holds values that are not finite")
+        try:
+            layers.append(
+                Dense(
+                    weights=np.rint(np.asarray(weight, np.float64) * scale).astype(int),
+                    thresholds=np.rint(
+                        np.asarray(threshold, np.float64) * scale
+                    ).astype(int),
+                )
+            )
+        except ValueError as error:
+            raise ValueError(f"layer {depth}: {error}") from error
+    return IntegerNetwork(tuple(layers), num_steps, float(scale))
+
+
+def save(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
+    """Writes a network as `.npz`: integer arrays and a JSON `spec`, never pickle.
+
+    The file appears whole or not at all.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    described = []
+    for depth, layer in enumerate(network.layers):
+        facts, parameters = _describe(layer)
+        described.append(facts)
+        arrays |= {f"{name}_{depth}": value for name, value in parameters.items()}
+    spec = {
+        "schema": SCHEMA_VERSION,
+        "num_steps": network.num_steps,
+        "scale": network.scale,
+        "layers": described,
+    }
+    temporary = f"{os.fspath(path)}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            arrays["spec"] = np.array(json.dumps(spec))
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def load(
+    path: str | os.PathLike[str],
+    num_steps: int | None = None,
+    fractional_bits: int = 4,
+) -> IntegerNetwork:
+    """Reads a network written by `save`, or a published S4NN `.npz`.
+
+    Args:
+      path: the file.
+      num_steps: `T`. An S4NN file does not store it and needs it; for the project's
+        own files it may be omitted and must agree.
+      fractional_bits: binary digits kept of the float weights of an S4NN file.
+
+    Returns:
+      The exact network.
+
+    Raises:
+      ValueError: the file is missing, is no such archive, has a schema from the
+        future, or its arrays do not fit; each names the file.
+    """
+    name = os.fspath(path)
+    try:
+        with np.load(name, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise ValueError(f"{name}: no such file") from None
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise ValueError(f"{name}: not a readable .npz of arrays ({error})") from None
+    try:
+        if "spec" in arrays:
+            return _from_spec(arrays, num_steps)
+        return _from_s4nn(arrays, num_steps, fractional_bits)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _describe(layer: Layer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    match layer:
+        case Dense():
+            arrays = {"weights": layer.weights, "thresholds": layer.thresholds}
+            return {"kind": "dense"}, arrays
+        case Conv2D():
+            facts = {
+                "kind": "conv2d",
+                "input_shape": layer.input_shape,
+                "strides": layer.strides,
+                "padding": layer.padding,
+            }
+            return facts, {"weights": layer.kernel, "thresholds": layer.thresholds}
+        case EarliestPool2D():
+            facts = {
+                "kind": "earliest_pool2d",
+                "input_shape": layer.input_shape,
+                "window": layer.window,
+                "strides": layer.strides,
+            }
+            return facts, {}
+    raise ValueError(f"{type(layer).__name__} has no place in the file format")
+
+
+def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerNetwork:
+    spec = json.loads(str(arrays["spec"]))
+    if spec["schema"] > SCHEMA_VERSION:
+        raise ValueError(
+            f"schema {spec['schema']} is newer than {SCHEMA_VERSION}; update jaxsnn"
+        )
+    if num_steps not in (None, spec["num_steps"]):
+        raise ValueError(f"num_steps is {spec['num_steps']} there, not {num_steps}")
+
+    def pair(values: Sequence[int]) -> tuple[int, int]:
+        first, second = values
+        return first, second
+
+    def triple(values: Sequence[int]) -> tuple[int, int, int]:
+        first, second, third = values
+        return first, second, third
+
+    layers: list[Layer] = []
+    for depth, facts in enumerate(spec["layers"]):
+        match facts["kind"]:
+            case "dense":
+                weights, thresholds = (
+                    arrays[f"weights_{depth}"],
+                    arrays[f"thresholds_{depth}"],
+                )
+                layers.append(Dense(weights, thresholds))
+            case "conv2d":
+                rows, columns = facts["padding"]
+                layers.append(
+                    Conv2D(
+                        arrays[f"weights_{depth}"],
+                        arrays[f"thresholds_{depth}"],
+                        triple(facts["input_shape"]),
+                        pair(facts["strides"]),
+                        (pair(rows), pair(columns)),
+                    )
+                )
+            case "earliest_pool2d":
+                layers.append(
+                    EarliestPool2D(
+                        triple(facts["input_shape"]),
+                        pair(facts["window"]),
+                        pair(facts["strides"]),
+                    )
+                )
+            case kind:
+                raise ValueError(f"layer {depth} is of unknown kind {kind!r}")
+    return IntegerNetwork(tuple(layers), spec["num_steps"], spec["scale"])
+
+
+def _from_s4nn(
+    arrays: dict[str, np.ndarray], num_steps: int | None, fractional_bits: int
+) -> IntegerNetwork:
+    if num_steps is None:
+        raise ValueError("an S4NN file does not store num_steps; say it")
+    names = [f"weights_{depth}" for depth in range(len(arrays))]
+    if not names or set(names) != set(arrays):
+        raise ValueError(
+            f"holds {sorted(arrays)}; a network has weights_0, weights_1, ... "
+            "or a spec beside them"
+        )
+    weights = [arrays[name] for name in names]
+    for name, weight in zip(names, weights, strict=True):
+        if weight.ndim != 2 or weight.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{name} is {weight.dtype} of shape {weight.shape}; "
+                "it must be numbers as [out, in]"
+            )
+    thresholds = [np.full(len(weight), S4NN_THRESHOLD) for weight in weights]
+    return quantize(weights, thresholds, num_steps, fractional_bits)

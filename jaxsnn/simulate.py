@@ -1,0 +1,143 @@
+"""The exact simulator on the accelerator: one example, `vmap` outside.
+
+Weights and sums are integers below 2^24 held in float32, one factor of each product
+is 0 or 1, and products run at the highest precision: the results are exact integer
+arithmetic on CPU, GPU and TPU, equal to `jaxsnn.sat.replay` bit for bit.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork, Layer
+
+
+class Weights(NamedTuple):
+    """The arrays of one layer as the accelerator sees them.
+
+    Pooling layers hold empty arrays.
+    """
+
+    weights: jax.Array  # [N, D] or [KH, KW, C, F] float32 integers
+    thresholds: jax.Array  # [N] or [F] float32 integers
+
+
+def device_weights(network: IntegerNetwork) -> tuple[Weights, ...]:
+    """Returns the weights of every layer as float32 arrays of exact integers."""
+
+    def convert(layer: Layer) -> Weights:
+        if isinstance(layer, Dense):
+            arrays = layer.weights, layer.thresholds
+        elif isinstance(layer, Conv2D):
+            arrays = layer.kernel, layer.thresholds
+        else:
+            arrays = np.zeros(0), np.zeros(0)
+        return Weights(*(jnp.asarray(array, jnp.float32) for array in arrays))
+
+    return tuple(convert(layer) for layer in network.layers)
+
+
+def potentials(layer: Layer, weights: Weights, arrived: jax.Array) -> jax.Array:
+    """Returns membrane potentials from the spikes that have arrived.
+
+    Linear in both arguments, so that bounds reuse it with signed parts of the weights.
+
+    Args:
+      layer: static facts of the layer.
+      weights: its arrays.
+      arrived: `[T, D]` float32, 1 where an input has spiked by step t.
+
+    Returns:
+      `[T, N]` float32 integers.
+    """
+    if isinstance(layer, Dense):
+        return jnp.matmul(arrived, weights.weights.T, precision="highest")
+    if isinstance(layer, Conv2D):
+        images = arrived.reshape((len(arrived), *layer.input_shape))
+        sums = jax.lax.conv_general_dilated(
+            images,
+            weights.weights,
+            layer.strides,
+            layer.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return sums.reshape(len(arrived), -1)
+    if isinstance(layer, EarliestPool2D):
+        images = arrived.reshape((len(arrived), *layer.input_shape))
+        sums = jax.lax.reduce_window(
+            images,
+            jnp.float32(0),
+            jax.lax.add,
+            (1, *layer.window, 1),
+            (1, *layer.strides, 1),
+            "VALID",
+        )
+        return sums.reshape(len(arrived), -1)
+    raise ValueError(f"no simulator for {type(layer).__name__}")
+
+
+def neuron_thresholds(layer: Layer, weights: Weights) -> jax.Array:
+    """Returns `[N]` float32 thresholds, one a neuron."""
+    if isinstance(layer, EarliestPool2D):
+        return jnp.zeros(layer.num_outputs, jnp.float32)
+    repeats = layer.num_outputs // len(weights.thresholds)
+    return jnp.tile(weights.thresholds, repeats)
+
+
+def crossing_steps(crossed: jax.Array, delay: int) -> jax.Array:
+    """Returns spike steps from `[T, N]` booleans: first crossing, then delay."""
+    last = crossed.shape[0] - 1
+    first = jnp.where(crossed.any(axis=0), crossed.argmax(axis=0), last)
+    return jnp.minimum(first + delay, last).astype(jnp.int32)
+
+
+def spike_steps(
+    layers: Sequence[Layer],
+    weights: Sequence[Weights],
+    num_steps: int,
+    inputs: jax.Array,
+) -> list[jax.Array]:
+    """Returns the spike steps of every level, the inputs first.
+
+    Args:
+      layers: static facts of the layers (`network.layers`).
+      weights: their arrays (`device_weights(network)`).
+      num_steps: `T`.
+      inputs: `[D]` int32 in `0 .. T-1`.
+
+    Returns:
+      A list of `[N_k]` int32 arrays, one a level.
+
+    References:
+      Seong, Kim and Ko, https://arxiv.org/abs/2408.10900
+
+    >>> network = IntegerNetwork(
+    ...     (Dense(np.array([[2, -3]]), np.array([1])),), num_steps=5)
+    >>> spike_steps(network.layers, device_weights(network), 5, jnp.array([1, 2]))[-1]
+    Array([2], dtype=int32)
+    """
+    steps = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
+    levels = [inputs.astype(jnp.int32)]
+    for layer, arrays in zip(layers, weights, strict=True):
+        arrived = (levels[-1][None, :] <= steps).astype(jnp.float32)
+        voltages = potentials(layer, arrays, arrived)
+        crossed = voltages > neuron_thresholds(layer, arrays)[None, :]
+        levels.append(crossing_steps(crossed, layer.delay))
+    return levels
+
+
+def output_steps(network: IntegerNetwork, inputs: jax.Array) -> jax.Array:
+    """Returns `[B, C]` int32 output spike steps of `[B, D]` inputs.
+
+    The batched form of `spike_steps` for one fixed network; wrap it in `jax.jit`.
+    """
+    weights = device_weights(network)
+
+    def one(example: jax.Array) -> jax.Array:
+        return spike_steps(network.layers, weights, network.num_steps, example)[-1]
+
+    return jax.vmap(one)(inputs)
