@@ -72,7 +72,7 @@ class Progress:
             self._facts = "  ".join(f"{k} {_short(v)}" for k, v in facts.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, facts=self._facts)
-        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif self._done != self._total and self._line_is_due():
             self._write_line(self._remaining())
 
     def _make_bar(self) -> tuple[Any, Any]:
@@ -92,6 +92,9 @@ class Progress:
             self._description, total=self._total, completed=self._done, facts=""
         )
         return bar, task
+
+    def _line_is_due(self) -> bool:
+        return time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
 
     def _remaining(self) -> str:
         taken = self._done - self._done_at_start
