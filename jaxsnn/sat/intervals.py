@@ -1,0 +1,141 @@
+"""Interval propagation of spike steps in plain NumPy int64, one example.
+
+The oracle of the batched bounds, the checker of their certificates, and the source
+of the constants in the encodings. Every interval is sound: for each admissible input
+the spike step of neuron `n` lies in `low[n] .. high[n]`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsnn.sat.query import Query
+from jaxsnn.sat.spec import IntegerNetwork, Layer
+
+
+class Interval(NamedTuple):
+    """Spike steps of one level."""
+
+    low: np.ndarray  # [N] int64, the earliest possible step
+    high: np.ndarray  # [N] int64, the latest possible step
+
+
+def propagate(network: IntegerNetwork, query: Query) -> list[Interval]:
+    """Returns intervals of the spike steps of every level, the inputs first.
+
+    The first layer takes the query's budgets into account: for each neuron and step
+    the largest change of its potential within the budget is a small knapsack, solved
+    exactly; a neuron's interval ignores that others share the budget.
+    """
+    levels = [Interval(query.low, query.high)]
+    for depth, layer in enumerate(network.layers):
+        if depth == 0 and (query.max_total_shift, query.max_changed) != (None, None):
+            lowest, highest = _budgeted_potentials(layer, query, network.num_steps)
+        else:
+            lowest, highest = _potentials(layer, levels[-1], network.num_steps)
+        threshold = layer.synapses().thresholds[:, None]
+        levels.append(
+            Interval(
+                low=_spike_steps(highest > threshold, layer.delay),
+                high=_spike_steps(lowest > threshold, layer.delay),
+            )
+        )
+    return levels
+
+
+def decided(intervals: list[Interval], query: Query) -> bool:
+    """Whether the output intervals alone prove that the decision stands."""
+    outputs = intervals[-1]
+    latest = int(outputs.high[query.label])
+    beaten = outputs.low < latest + query.tolerance(len(outputs.low))
+    beaten[query.label] = False
+    if query.target is not None:
+        return not beaten[query.target]
+    return not beaten.any()
+
+
+def _spike_steps(crossed: np.ndarray, delay: int) -> np.ndarray:
+    last = crossed.shape[1] - 1
+    first = np.where(crossed.any(axis=1), crossed.argmax(axis=1), last)
+    return np.minimum(first + delay, last)
+
+
+def _accumulate(
+    layer: Layer, steps: np.ndarray, weights: np.ndarray, num_steps: int
+) -> np.ndarray:
+    """`[N, T]` sums of synaptic weights that have arrived, given arrival steps."""
+    synapses = layer.synapses()
+    arrivals = np.zeros((layer.num_outputs, num_steps), np.int64)
+    np.add.at(arrivals, (synapses.neurons, steps), weights)
+    return np.cumsum(arrivals, axis=1)
+
+
+def _potentials(
+    layer: Layer, inputs: Interval, num_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest potentials `[N, T]` when each input moves in its interval."""
+    synapses = layer.synapses()
+    early, late = inputs.low[synapses.inputs], inputs.high[synapses.inputs]
+    excites = synapses.weights > 0
+    lowest = np.where(excites, late, early)
+    highest = np.where(excites, early, late)
+    return (
+        _accumulate(layer, lowest, synapses.weights, num_steps),
+        _accumulate(layer, highest, synapses.weights, num_steps),
+    )
+
+
+def _budgeted_potentials(
+    layer: Layer, query: Query, num_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest potentials `[N, T]` of the first layer within the budgets.
+
+    With both budgets given, each is relaxed in turn and the tighter one is kept.
+    """
+    synapses = layer.synapses()
+    clean = _accumulate(
+        layer, query.spike_steps[synapses.inputs], synapses.weights, num_steps
+    )
+    weights = np.zeros((layer.num_outputs, layer.num_inputs), np.int64)
+    weights[synapses.neurons, synapses.inputs] = synapses.weights
+    lowest, highest = _potentials(layer, Interval(query.low, query.high), num_steps)
+    for step in range(num_steps):
+        # Moving input i across this step costs `cost[i]` steps and adds `sign * w`.
+        arrived = query.spike_steps <= step
+        cost = np.where(arrived, step + 1 - query.spike_steps, query.spike_steps - step)
+        free = np.where(arrived, query.high > step, query.low <= step)
+        change = np.where(arrived, -weights, weights)[:, free]
+        for sign, bound in ((1, highest), (-1, lowest)):
+            gains = np.maximum(sign * change, 0)
+            gain = np.full(layer.num_outputs, np.iinfo(np.int64).max)
+            if query.max_total_shift is not None:
+                gain = np.minimum(
+                    gain, _best_gain(gains, cost[free], query.max_total_shift)
+                )
+            if query.max_changed is not None:
+                unit = np.ones_like(cost[free])
+                gain = np.minimum(gain, _best_gain(gains, unit, query.max_changed))
+            best = clean[:, step] + sign * gain
+            tighter = np.minimum if sign > 0 else np.maximum
+            bound[:, step] = tighter(bound[:, step], best)
+    return lowest, highest
+
+
+def _best_gain(gains: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
+    """Solves one 0/1 knapsack a row: `[N, K]` gains, `[K]` costs of at least 1."""
+    best = np.zeros((budget + 1, len(gains)), np.int64)
+    for cost in range(1, budget + 1):
+        items = gains[:, costs == cost]
+        most = min(budget // cost, items.shape[1])
+        if most == 0:
+            continue
+        # Of equally costly items only the most valuable are ever taken.
+        top = -np.sort(-items, axis=1)[:, :most]
+        taken = np.cumsum(top, axis=1)
+        improved = best.copy()
+        for count in range(1, most + 1):
+            spent = count * cost
+            candidate = best[: budget + 1 - spent] + taken[:, count - 1]
+            improved[spent:] = np.maximum(improved[spent:], candidate)
+        best = improved
+    return best[budget]

@@ -1,0 +1,142 @@
+"""Encodings, intervals and every backend against exhaustive enumeration."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxsnn.sat import backends, intervals, replay
+from jaxsnn.sat.backends import Status
+from jaxsnn.sat.encode import encode
+from jaxsnn.sat.query import Query, l1_query, linf_query
+from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
+from tests.jaxsnn import small_networks
+
+
+@pytest.mark.parametrize("backend", sorted(backends.BACKENDS))
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_every_backend_equals_enumeration_incrementally(backend, data):
+    if backend not in backends.installed():
+        pytest.skip(f"{backend} is not installed")
+    network = data.draw(small_networks.networks())
+    queries = data.draw(small_networks.nested_queries(network))
+    encoding = encode(network, queries)
+    session = backends.BACKENDS[backend](encoding.problem)
+    # Any order of calls on one solver must give the same answers.
+    order = data.draw(st.permutations(range(len(queries))))
+    for index in order:
+        answer = session.solve(encoding.assumptions[index], seconds=10.0)
+        expected = small_networks.is_robust(network, queries[index])
+        assert (answer.status is Status.UNSATISFIABLE) == expected
+        if not expected:
+            assert answer.status is Status.SATISFIABLE
+            steps = encoding.decode(index, answer.model)
+            assert queries[index].admits(steps)
+            outputs = replay.spike_steps(network, steps)[-1]
+            assert queries[index].violated_by(outputs)
+    session.close()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_intervals_contain_every_admissible_run(data):
+    network = data.draw(small_networks.networks())
+    for query in data.draw(small_networks.nested_queries(network)):
+        levels = intervals.propagate(network, query)
+        points = small_networks.admissible(query)
+        runs = [replay.spike_steps(network, point) for point in points]
+        for depth, interval in enumerate(levels):
+            steps = np.array([run[depth] for run in runs])
+            assert (interval.low <= steps.min(axis=0)).all()
+            assert (steps.max(axis=0) <= interval.high).all()
+        if intervals.decided(levels, query):
+            assert small_networks.is_robust(network, query)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_first_layer_intervals_are_exact(data):
+    """One neuron alone can use the whole ball, so its interval must be attained."""
+    network = data.draw(small_networks.networks())
+    network = IntegerNetwork(network.layers[:1], network.num_steps)
+    query = data.draw(small_networks.nested_queries(network))[-1]
+    if query.max_changed is not None and query.max_total_shift is not None:
+        return  # two budgets at once are relaxed one at a time
+    interval = intervals.propagate(network, query)[1]
+    steps = np.array(
+        [
+            replay.spike_steps(network, point)[1]
+            for point in small_networks.admissible(query)
+        ]
+    )
+    np.testing.assert_array_equal(interval.low, steps.min(axis=0))
+    np.testing.assert_array_equal(interval.high, steps.max(axis=0))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), radius=st.integers(1, 2))
+def test_convolution_and_pooling_equal_enumeration(seed, radius):
+    rng = np.random.default_rng(seed)
+    conv = Conv2D(
+        rng.integers(-2, 4, (2, 2, 1, 2)),
+        rng.integers(0, 4, 2),
+        input_shape=(3, 2, 1),
+        padding=((0, 1), (0, 1)),
+    )
+    pool = EarliestPool2D(conv.output_shape, window=(2, 1), strides=(1, 1))
+    dense = Dense(rng.integers(-3, 4, (3, pool.num_outputs)), rng.integers(0, 6, 3))
+    network = IntegerNetwork((conv, pool, dense), num_steps=5)
+    steps = rng.integers(0, 5, 6)
+    label = replay.prediction(replay.spike_steps(network, steps)[-1])
+    query = linf_query(steps, label, radius, 5)
+    encoding = encode(network, [query])
+    session = backends.PysatSession(encoding.problem)
+    answer = session.solve(encoding.assumptions[0], seconds=10.0)
+    expected = small_networks.is_robust(network, query)
+    assert (answer.status is Status.UNSATISFIABLE) == expected
+
+
+def test_a_latch_by_hand():
+    # The potential peaks at step 1 (2 > 1) and falls back at step 2: the neuron
+    # must still fire at 2, so the output order stands.
+    hidden = Dense(np.array([[2, -2]]), np.array([1]))
+    outputs = Dense(np.array([[1], [0]]), np.array([0, 0]))
+    network = IntegerNetwork((hidden, outputs), num_steps=6)
+    steps = np.array([1, 2])
+    assert [s.tolist() for s in replay.spike_steps(network, steps)] == [
+        [1, 2],
+        [2],
+        [3, 5],
+    ]
+    still = encode(network, [linf_query(steps, 0, 0, 6)])
+    moved = encode(network, [linf_query(steps, 0, 1, 6)])
+    for encoding, expected in (
+        (still, Status.UNSATISFIABLE),
+        (moved, Status.SATISFIABLE),  # both at one step: never above the threshold
+    ):
+        session = backends.PysatSession(encoding.problem)
+        assert session.solve(encoding.assumptions[0], 5.0).status is expected
+
+
+def test_queries_must_be_nested():
+    network = IntegerNetwork((Dense(np.ones((2, 2), int), np.zeros(2, int)),), 5)
+    steps = np.array([2, 2])
+    with pytest.raises(ValueError, match="admit the last"):
+        encode(network, [linf_query(steps, 0, 2, 5), linf_query(steps, 0, 1, 5)])
+    with pytest.raises(ValueError, match="admit the last"):
+        encode(network, [linf_query(steps, 0, 1, 5), l1_query(steps, 0, 1, 5)])
+    with pytest.raises(ValueError, match="at least one"):
+        encode(network, [])
+
+
+def test_a_deep_latch_does_not_recurse():
+    network = IntegerNetwork(
+        (
+            Dense(np.array([[1, -1], [1, 1]]), np.array([0, 1])),
+            Dense(np.array([[1, -1], [-1, 1]]), np.array([0, 0])),
+        ),
+        num_steps=2000,
+    )
+    query = Query(np.array([5, 9]), np.zeros(2, int), np.full(2, 1999), 0)
+    assert encode(network, [query]).problem.num_variables > 2000
