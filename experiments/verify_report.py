@@ -1,0 +1,220 @@
+"""The page that `verify_snn` writes: verdicts, time, and counterexamples as images."""
+
+import collections
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import html_report, results
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+    from experiments.verify_job import Job
+
+_COLOURS = {
+    "robust": "#2a7f62",
+    "falsified": "#c8553d",
+    "unknown": "#b8b8b8",
+    "timeout": "#e0a526",
+    "error": "#5b2a86",
+}
+_MAX_PICTURES = 6
+
+
+def write(path: str | os.PathLike[str], job: "Job", run: results.Run) -> None:
+    """Writes the report of one workdir."""
+    summary = results.summarize([run])
+    records = [record for _, record in results.merge([run])]
+    sections = [
+        html_report.Section(
+            "Verdicts",
+            [
+                "Robust: no admissible input changes the decision (proved). Falsified: "
+                "an admissible input that does was found and replayed in exact integer "
+                "arithmetic.",
+                html_report.Row(
+                    [
+                        html_report.Figure(
+                            plot_verdicts(records), "Verdicts by radius"
+                        ),
+                        html_report.Figure(
+                            plot_verified_accuracy(summary),
+                            "Verified accuracy: right and proved robust",
+                        ),
+                        html_report.Figure(
+                            plot_seconds(records), "Seconds a query, by stage"
+                        ),
+                    ]
+                ),
+                html_report.Table(*results.table(summary)),
+            ],
+        )
+    ]
+    if pictures := counterexample_pictures(job, records, _MAX_PICTURES):
+        sections.append(
+            html_report.Section(
+                "Counterexamples",
+                [
+                    "Spike steps of the original, of the counterexample, and the steps "
+                    "moved (red earlier, blue later).",
+                    *(html_report.Figure(figure, text) for figure, text in pictures),
+                ],
+            )
+        )
+    html_report.write(
+        path,
+        "Robustness of a spiking network",
+        sections,
+        subtitle=f"{run.flags.get('network')}, {job.dataset.name} {job.dataset.split}, "
+        f"T = {job.network.num_steps}, {job.norm}",
+    )
+
+
+def _axes(
+    width: float = 4.2, height: float = 3.0
+) -> tuple["matplotlib.figure.Figure", Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_verdicts(
+    records: Sequence[Mapping[str, Any]],
+) -> "matplotlib.figure.Figure":
+    """Stacked bars: number of samples by verdict, one bar a radius."""
+    counts: dict[Any, collections.Counter] = collections.defaultdict(
+        collections.Counter
+    )
+    for record in records:
+        counts[record["radius"]][record["verdict"]] += 1
+    radii = sorted(counts)
+    figure, axes = _axes()
+    bottom = np.zeros(len(radii))
+    for verdict, colour in _COLOURS.items():
+        heights = np.array([counts[radius][verdict] for radius in radii])
+        if heights.any():
+            bars = axes.bar(
+                [str(r) for r in radii],
+                heights,
+                0.6,
+                bottom,
+                color=colour,
+                label=verdict,
+            )
+            axes.bar_label(bars, [h or "" for h in heights], label_type="center")
+            bottom += heights
+    axes.set(xlabel="radius", ylabel="samples")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def plot_verified_accuracy(
+    summary: Sequence[Mapping[str, Any]],
+) -> "matplotlib.figure.Figure":
+    """Verified accuracy and accuracy over the radius."""
+    figure, axes = _axes()
+    radii = [row["radius"] for row in summary]
+    axes.plot(
+        radii,
+        [100 * row["verified_accuracy"] for row in summary],
+        "o-",
+        color=_COLOURS["robust"],
+        label="verified",
+    )
+    axes.plot(
+        radii,
+        [100 * row["accuracy"] for row in summary],
+        ":",
+        color="#666666",
+        label="clean",
+    )
+    axes.set(xlabel="radius", ylabel="accuracy (%)", ylim=(0, 103))
+    if all(isinstance(radius, int) for radius in radii):
+        axes.set_xticks(radii)
+    axes.legend(frameon=False)
+    return figure
+
+
+def plot_seconds(records: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.Figure":
+    """Seconds of each query on a logarithmic axis, by the stage that decided."""
+    figure, axes = _axes()
+    by_stage: dict[str, list[float]] = {}
+    for record in records:
+        stage = record["backend"] or record["stage"] or record["verdict"]
+        by_stage.setdefault(stage, []).append(max(record["seconds"], 1e-6))
+    for row, (_, seconds) in enumerate(sorted(by_stage.items())):
+        spread = np.linspace(-0.25, 0.25, len(seconds)) if len(seconds) > 1 else [0.0]
+        axes.plot(seconds, row + np.asarray(spread), ".", alpha=0.6, color="#3b6ea5")
+    axes.set_yticks(
+        range(len(by_stage)),
+        [f"{stage} ({len(by_stage[stage])})" for stage in sorted(by_stage)],
+    )
+    axes.set(xscale="log", xlabel="seconds")
+    return figure
+
+
+def counterexample_pictures(
+    job: "Job", records: Sequence[Mapping[str, Any]], limit: int
+) -> list[tuple["matplotlib.figure.Figure", str]]:
+    """Original and perturbed spike steps of the first few changed inputs, as images.
+
+    One picture a sample; nothing for inputs that are no grey images.
+    """
+    from matplotlib.figure import Figure
+
+    from jaxsnn import coding
+    from jaxsnn.sat import replay
+
+    assert job.dataset.images is not None
+    assert job.dataset.max_value is not None
+    if job.dataset.images.ndim != 3:
+        return []
+    pictures = []
+    shown: set[int] = set()
+    num_steps = job.network.num_steps
+    for record in records:
+        if len(pictures) == limit:
+            break
+        if not record["counterexample"] or record["sample"] in shown:
+            continue
+        shown.add(record["sample"])
+        pixels = job.pixels(record["sample"])
+        clean = coding.latency(pixels, num_steps, job.dataset.max_value)
+        moved = clean.copy()
+        for neuron, _, step in record["counterexample"]:
+            moved[neuron] = step
+        decisions = [
+            replay.prediction(replay.spike_steps(job.network, steps)[-1])
+            for steps in (clean, moved)
+        ]
+        tied = decisions[0] == decisions[1]
+        shape = job.dataset.images.shape[1:]
+        figure = Figure(figsize=(7.5, 2.4), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for axes, steps, title in (
+            (panels[0], clean, f"original: {decisions[0]}"),
+            (panels[1], moved, "tied" if tied else f"counterexample: {decisions[1]}"),
+        ):
+            image = axes.imshow(
+                steps.reshape(shape), cmap="gray_r", vmin=0, vmax=num_steps - 1
+            )
+            axes.set_title(title)
+        figure.colorbar(image, ax=panels[:2].tolist(), label="spike step")
+        shift = (moved - clean).reshape(shape)
+        reach = max(1, int(np.abs(shift).max()))
+        panels[2].imshow(shift, cmap="RdBu", vmin=-reach, vmax=reach)
+        panels[2].set_title(f"{(shift != 0).sum()} inputs moved")
+        for axes in panels:
+            axes.set_axis_off()
+        text = (
+            f"sample {record['sample']}, radius {record['radius']}, found by "
+            f"{record['backend'] or record['stage']}"
+        )
+        pictures.append((figure, text))
+    return pictures

@@ -1,0 +1,124 @@
+"""The complete stage: nested queries about one input, decided by solvers.
+
+Several backends share the time of a query by turns of growing length: solvers differ
+by orders of magnitude on single queries, so that turns cost at most a factor of
+their number and often save far more.
+"""
+
+import time
+from collections.abc import Sequence
+
+from jaxsnn.sat import backends, replay
+from jaxsnn.sat.backends import Answer, Session, Status
+from jaxsnn.sat.encode import Encoding, encode
+from jaxsnn.sat.query import Query, Result, Stage, Verdict
+from jaxsnn.sat.spec import IntegerNetwork
+
+_FIRST_TURN_SECONDS = 0.25
+_TURN_GROWTH = 2.0
+
+
+def solve(
+    network: IntegerNetwork,
+    queries: Sequence[Query],
+    seconds: float,
+    names: Sequence[str] = ("pysat",),
+) -> list[Result]:
+    """Decides nested queries with one incremental solver a backend.
+
+    Args:
+      network: the network.
+      queries: nested, the narrowest first (see `encode`).
+      seconds: wall-clock limit of each query; encoding counts towards the first.
+      names: backends, keys of `jaxsnn.sat.backends.BACKENDS`; more than one take turns.
+
+    Returns:
+      One result a query. Every `FALSIFIED` holds a counterexample that was replayed;
+      a query that contains a falsified one is falsified by the same input.
+
+    Raises:
+      ValueError: an unknown backend, or one that is not installed.
+      RuntimeError: a solver's model that does not replay; a defect of the program.
+    """
+    for name in names:
+        if name not in backends.BACKENDS:
+            known = ", ".join(backends.BACKENDS)
+            raise ValueError(f"backend {name!r} is not one of {known}")
+    started = time.monotonic()
+    encoding = encode(network, queries)
+    sessions: dict[str, Session] = {}
+    results: list[Result] = []
+    try:
+        for index in range(len(queries)):
+            if results and results[-1].verdict is Verdict.FALSIFIED:
+                results.append(_inherit(results[-1]))
+                continue
+            solver, answer = _take_turns(
+                encoding, index, sessions, names, deadline=started + seconds
+            )
+            elapsed = time.monotonic() - started
+            results.append(_judge(network, encoding, index, solver, answer, elapsed))
+            started = time.monotonic()
+    finally:
+        for session in sessions.values():
+            session.close()
+    return results
+
+
+def _inherit(result: Result) -> Result:
+    """A wider ball holds the narrower one's counterexample."""
+    return Result(
+        Verdict.FALSIFIED,
+        result.stage,
+        result.backend,
+        seconds=0.0,
+        counterexample=result.counterexample,
+    )
+
+
+def _take_turns(
+    encoding: Encoding,
+    index: int,
+    sessions: dict[str, Session],
+    names: Sequence[str],
+    deadline: float,
+) -> tuple[str | None, Answer]:
+    turn = _FIRST_TURN_SECONDS if len(names) > 1 else float("inf")
+    while True:
+        for name in names:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None, Answer(Status.INTERRUPTED)
+            if name not in sessions:
+                sessions[name] = backends.BACKENDS[name](encoding.problem)
+                left = deadline - time.monotonic()
+            answer = sessions[name].solve(
+                encoding.assumptions[index], max(min(turn, left), 0.0)
+            )
+            if answer.status is not Status.INTERRUPTED:
+                return name, answer
+        turn *= _TURN_GROWTH
+
+
+def _judge(
+    network: IntegerNetwork,
+    encoding: Encoding,
+    index: int,
+    name: str | None,
+    answer: Answer,
+    seconds: float,
+) -> Result:
+    match answer.status:
+        case Status.UNSATISFIABLE:
+            return Result(Verdict.ROBUST, Stage.SOLVE, name, seconds)
+        case Status.INTERRUPTED:
+            return Result(Verdict.TIMEOUT, seconds=seconds)
+    query = encoding.queries[index]
+    steps = encoding.decode(index, set(answer.model))
+    outputs = replay.spike_steps(network, steps)[-1]
+    if not (query.admits(steps) and query.violated_by(outputs)):
+        raise RuntimeError(
+            f"{name} returned a model whose input does not replay; please report this "
+            "network and query"
+        )
+    return Result(Verdict.FALSIFIED, Stage.SOLVE, name, seconds, counterexample=steps)
