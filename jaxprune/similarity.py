@@ -1,0 +1,375 @@
+"""The `[L, L]` similarity of all blocks of a stack, over a stream of batches.
+
+Each batch is split into groups of examples; a group gives one debiased HSIC estimate
+for all pairs of blocks. Estimates are averaged with weights and divided only at the
+end (a ratio of sums), so groups may be small, of different sizes and on different
+devices: the debiased estimate has the same expectation for all of them. Only `[L, L]`
+numbers are kept or exchanged, and never more than one batch of activations is held.
+
+References:
+    Nguyen et al., 2021, https://arxiv.org/abs/2010.15327 (minibatch CKA)
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxprune import cka
+from jaxprune.activations import ActivationsFn
+from jaxprune.samples import SamplesFn, examples_as_samples
+
+# (samples `[n, d]`, mask `[n]` or None) -> Gram matrix `[n, n]`.
+GramFn = Callable[[Array, Array | None], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """How similarity is estimated.
+
+    Attributes:
+        group_size: examples in a Gram matrix, at least 4. The work grows with it, the
+            error hardly falls with it: pairs of examples of different groups are not
+            compared, but all examples are used.
+        samples: which activations are one sample; see `jaxprune.samples`.
+        gram: the kernel, such as `cka.linear_gram` or `cka.rbf_gram`.
+        debiased: False for the biased estimate, whose value depends on `group_size`.
+    """
+
+    group_size: int = 64
+    samples: SamplesFn = examples_as_samples
+    gram: GramFn = cka.linear_gram
+    debiased: bool = True
+
+    def __post_init__(self) -> None:
+        if self.group_size < cka.MIN_EXAMPLES:
+            raise ValueError(
+                f"group_size={self.group_size} must be at least {cka.MIN_EXAMPLES}"
+            )
+
+
+class SimilarityState(NamedTuple):
+    """Sums from which similarity follows; leading axes, if any, are replicates.
+
+    Attributes:
+        hsic: `[..., L, L]` float32, sum of HSIC estimates, each times its examples.
+        weight: `[...]` float32, the number of examples in the sum.
+    """
+
+    hsic: Array
+    weight: Array
+
+
+def init(num_layers: int) -> SimilarityState:
+    """Returns the state before any batch.
+
+    >>> init(3).hsic.shape
+    (3, 3)
+    """
+    return SimilarityState(
+        jnp.zeros((num_layers, num_layers), jnp.float32), jnp.zeros((), jnp.float32)
+    )
+
+
+def group_states(
+    activations: Sequence[Array],
+    mask: Array | None = None,
+    estimator: Estimator = Estimator(),
+) -> SimilarityState:
+    """Returns one state for each group of examples of a batch.
+
+    Args:
+        activations: L arrays `[n, ...]`: outputs of the blocks on the same examples.
+        mask: `[n]` or `[n, t]` boolean, False for examples, or tokens, that do not
+            count. A group with fewer than four left has weight zero.
+        estimator: how similarity is estimated.
+
+    Returns:
+        A state with one leading axis, the groups.
+
+    Raises:
+        ValueError: if there are no activations, or n < 4 and the estimate debiased.
+
+    >>> x = jax.random.normal(jax.random.key(0), (100, 3))
+    >>> group_states([x, 2 * x]).weight.tolist()
+    [50.0, 50.0]
+    """
+    if not activations:
+        raise ValueError("no activations: similarity needs at least one block")
+    chex.assert_equal_shape_prefix(list(activations), 1)
+    samples, masks = zip(
+        *(estimator.samples(layer, mask) for layer in activations), strict=True
+    )
+    num_samples = samples[0].shape[0]
+    num_groups = math.ceil(num_samples / estimator.group_size)
+    size = math.ceil(num_samples / num_groups)
+
+    def grouped(x: Array) -> Array:
+        missing = num_groups * size - num_samples
+        padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(num_groups, size, *x.shape[1:])
+
+    valid = jnp.ones(num_samples, bool) if masks[0] is None else masks[0]
+    valid = grouped(valid)
+    grams = jnp.stack(
+        [jax.vmap(estimator.gram)(grouped(x), valid) for x in samples], axis=1
+    )
+    hsic_matrix = functools.partial(cka.hsic_matrix, debiased=estimator.debiased)
+    hsic = jax.vmap(hsic_matrix)(grams, valid)
+    count = jnp.sum(valid, axis=1, dtype=jnp.float32)
+    weight = jnp.where(count >= cka.MIN_EXAMPLES, count, 0.0)
+    weighted = jnp.where(weight[:, None, None] > 0, hsic * weight[:, None, None], 0.0)
+    return SimilarityState(weighted, weight)
+
+
+def total(states: SimilarityState) -> SimilarityState:
+    """Returns the sum over the leading axis of a state."""
+    return SimilarityState(jnp.sum(states.hsic, axis=0), jnp.sum(states.weight, axis=0))
+
+
+def update(
+    state: SimilarityState,
+    activations: Sequence[Array],
+    mask: Array | None = None,
+    estimator: Estimator = Estimator(),
+) -> SimilarityState:
+    """Returns the state after one more batch; arguments as of `group_states`.
+
+    >>> x = jax.random.normal(jax.random.key(0), (32, 3))
+    >>> state = update(init(2), [x, 2 * x])
+    >>> bool(jnp.allclose(finish(state), 1.0))
+    True
+    """
+    return merge(state, total(group_states(activations, mask, estimator)))
+
+
+def merge(a: SimilarityState, b: SimilarityState) -> SimilarityState:
+    """Returns the state of the examples of both, such as of two processes."""
+    return SimilarityState(a.hsic + b.hsic, a.weight + b.weight)
+
+
+def finish(state: SimilarityState) -> Array:
+    """Returns CKA of all pairs of blocks.
+
+    Returns:
+        `[..., L, L]` float32. A block that was constant on all examples, or gave a
+        NaN on any, is NaN against all blocks, itself included.
+    """
+    return cka.normalize(state.hsic)
+
+
+def merge_processes(state: SimilarityState) -> SimilarityState:
+    """Returns the state of the examples of all `jax.distributed` processes.
+
+    Each process calls it once, after its own batches; `[L, L]` numbers are exchanged.
+    """
+    if jax.process_count() == 1:
+        return state
+    from jax.experimental import multihost_utils
+
+    return total(multihost_utils.process_allgather(state))
+
+
+# A batch -> mask `[n]` or `[n, t]` of the examples or tokens that count.
+MaskFn = Callable[[Any], Array]
+
+
+def _num_examples(inputs: Any) -> int:
+    leaves = jax.tree.leaves(inputs)
+    if not leaves:
+        raise ValueError("a batch holds no arrays")
+    return leaves[0].shape[0]
+
+
+def _padded(
+    batches: Iterable[Any], mask_fn: MaskFn | None, multiple: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yields batches of one size, so that one program serves all, and their masks."""
+    size = 0
+    for inputs in batches:
+        num_examples = _num_examples(inputs)
+        size = max(size, math.ceil(num_examples / multiple) * multiple)
+        missing = size - num_examples
+        mask = np.ones(num_examples, bool) if mask_fn is None else mask_fn(inputs)
+        if missing:
+            # Repeats of a true example, as zeros may drive a model out of its range.
+            inputs = jax.tree.map(
+                lambda x, missing=missing: jnp.concatenate(
+                    [x, jnp.repeat(x[-1:], missing, axis=0)]
+                ),
+                inputs,
+            )
+            mask = np.pad(mask, [(0, missing)] + [(0, 0)] * (mask.ndim - 1))
+        yield inputs, mask
+
+
+def batch_groups_fn(
+    activations_fn: ActivationsFn,
+    estimator: Estimator = Estimator(),
+    mesh: Mesh | None = None,
+) -> Callable[[Any, Any, Array], SimilarityState]:
+    """Returns `(variables, inputs, mask) -> group_states` of one batch, not jitted.
+
+    The forward pass is part of it, so that under jit activations stay on the device.
+    With a mesh, each device takes an equal share of the batch and forms its own groups.
+    """
+
+    def groups(variables: Any, inputs: Any, mask: Array) -> SimilarityState:
+        _, activations = activations_fn(variables, inputs)
+        return group_states(activations, mask, estimator)
+
+    if mesh is None:
+        return groups
+    return _spread(groups, mesh, PartitionSpec(mesh.axis_names))
+
+
+def batch_total_fn(
+    activations_fn: ActivationsFn,
+    estimator: Estimator = Estimator(),
+    mesh: Mesh | None = None,
+) -> Callable[[Any, Any, Array], SimilarityState]:
+    """Returns `(variables, inputs, mask) -> state` of one batch, not jitted.
+
+    The `total` of `batch_groups_fn`; devices exchange that `[L, L]` sum and no more.
+    """
+    groups = batch_groups_fn(activations_fn, estimator)
+    if mesh is None:
+        return lambda *args: total(groups(*args))
+    reduced = lambda *args: jax.lax.psum(total(groups(*args)), mesh.axis_names)  # noqa: E731
+    return _spread(reduced, mesh, PartitionSpec())
+
+
+def _spread(
+    function: Callable[..., SimilarityState], mesh: Mesh, out_specs: PartitionSpec
+) -> Callable[..., SimilarityState]:
+    over_devices = PartitionSpec(mesh.axis_names)
+    in_specs = (PartitionSpec(), over_devices, over_devices)
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+def _some(states: Iterable[SimilarityState]) -> Iterator[SimilarityState]:
+    empty = True
+    for state in states:
+        empty = False
+        yield state
+    if empty:
+        raise ValueError("no batches to compute similarity from")
+
+
+def _check_any(weight: float) -> None:
+    if not weight > 0:
+        raise ValueError(
+            f"no group of at least {cka.MIN_EXAMPLES} examples that count: give more "
+            "or larger batches"
+        )
+
+
+def accumulate(
+    activations_fn: ActivationsFn,
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    estimator: Estimator = Estimator(),
+    mask_fn: MaskFn | None = None,
+    mesh: Mesh | None = None,
+) -> SimilarityState:
+    """Returns the state of all batches of this process.
+
+    Arguments as of `similarity_matrix`. States of several processes, or of several
+    runs on parts of the data, are combined by `merge`.
+    """
+    batch_total = jax.jit(batch_total_fn(activations_fn, estimator, mesh))
+    states = (
+        batch_total(variables, inputs, mask)
+        for inputs, mask in _padded(batches, mask_fn, 1 if mesh is None else mesh.size)
+    )
+    return functools.reduce(merge, _some(states))
+
+
+def accumulate_groups(
+    activations_fn: ActivationsFn,
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    estimator: Estimator = Estimator(),
+    mask_fn: MaskFn | None = None,
+    mesh: Mesh | None = None,
+) -> SimilarityState:
+    """Returns the state of each group of examples, for a bootstrap over groups.
+
+    Arguments as of `similarity_matrix`.
+
+    Returns:
+        A state with one leading axis, the groups of all batches: `total` of it is what
+        `accumulate` returns.
+    """
+    batch_groups = jax.jit(batch_groups_fn(activations_fn, estimator, mesh))
+    states = (
+        batch_groups(variables, inputs, mask)
+        for inputs, mask in _padded(batches, mask_fn, 1 if mesh is None else mesh.size)
+    )
+    groups = jax.tree.map(lambda *parts: jnp.concatenate(parts), *_some(states))
+    _check_any(float(jnp.sum(groups.weight)))
+    return groups
+
+
+def similarity_matrix(
+    activations_fn: ActivationsFn,
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    estimator: Estimator = Estimator(),
+    mask_fn: MaskFn | None = None,
+    mesh: Mesh | None = None,
+) -> Array:
+    """Returns CKA of all pairs of blocks over a stream of batches.
+
+    Owns the loop: forward pass and update are jitted as one step. A batch smaller
+    than those before it is filled up and masked.
+
+    Args:
+        activations_fn: `(variables, inputs) -> (output, [block outputs [n, ...]])`.
+        variables: of the model.
+        batches: inputs of the model; every leaf has the examples on its first axis.
+        estimator: how similarity is estimated.
+        mask_fn: `inputs -> [n] or [n, t]` boolean, False for examples or tokens that
+            do not count (padding).
+        mesh: devices of this process over all of which each batch is divided. The
+            result is that of one device if each gets whole groups; otherwise groups
+            are smaller and it differs as two samples do. Every `jax.distributed`
+            process passes its own batches; the result is that of all of them.
+
+    Returns:
+        `[L, L]` float32; NaN rows and columns for blocks without defined similarity.
+
+    Raises:
+        ValueError: without batches, or without four examples that count in any group.
+
+    >>> def activations_fn(variables, x):
+    ...     hidden = x @ variables
+    ...     return hidden, [x, hidden]
+    >>> x = jax.random.normal(jax.random.key(0), (32, 3))
+    >>> matrix = similarity_matrix(activations_fn, 2 * jnp.eye(3), [x[:20], x[20:]])
+    >>> bool(jnp.allclose(matrix, 1.0))
+    True
+    """
+    state = merge_processes(
+        accumulate(
+            activations_fn,
+            variables,
+            batches,
+            estimator=estimator,
+            mask_fn=mask_fn,
+            mesh=mesh,
+        )
+    )
+    _check_any(float(state.weight))
+    return finish(state)
