@@ -118,6 +118,18 @@ class Params(NamedTuple):
     weights: tuple[jax.Array, ...]
 
 
+class Neurons(NamedTuple):
+    """The weights of one layer beside the threshold they are compared to.
+
+    Attributes:
+      weights: as in `Params`.
+      threshold: scalar float32.
+    """
+
+    weights: jax.Array
+    threshold: jax.Array
+
+
 def _output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(layer, Dense):
         if layer.num_neurons < 1:
