@@ -16,6 +16,7 @@ the data set bears its name.
 import csv
 import dataclasses
 import gzip
+import importlib.util
 import io
 import itertools
 import os
@@ -69,6 +70,8 @@ class _Source:
     load: _Loader
     # For each split, the files it is read from; of each, the plain or the `.gz` form.
     files: dict[str, tuple[str, ...]]
+    # Import name and distribution of a package that reads or holds it.
+    needs: tuple[str, str] | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -151,6 +154,14 @@ def _find_files(
         raise run_state.usage_error(
             "split", split, f"no split of {name}; valid are {', '.join(files)}"
         )
+    needs = _source(name).needs
+    if needs is not None and importlib.util.find_spec(needs[0]) is None:
+        raise run_state.usage_error(
+            "dataset",
+            name,
+            f"needs {needs[1]}, which is not installed; "
+            "pip install 'prune-and-prove[experiments]'",
+        )
     if not files[split]:
         return pathlib.Path()
     wanted = " and ".join(files[split])
@@ -182,19 +193,24 @@ def _damaged(path: pathlib.Path, reason: str) -> run_state.UsageError:
 # Loaders, one for each format.
 
 
-def _load_sklearn(
+def _load_builtin(
     name: str, split: str, directory: pathlib.Path, limit: int | None
 ) -> Dataset:
     del directory
-    from sklearn import datasets
-
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    tables = pathlib.Path(spec.origin).parent / "datasets" / "data"
+    # Read without importing scikit-learn, which takes seconds.
     if name == "digits":
-        bunch, step, scale, max_value = datasets.load_digits(), 701, 1, 16
-        values = bunch.images
+        table = np.loadtxt(tables / "digits.csv.gz", delimiter=",")
+        images, step, max_value = table[:, :-1].reshape(-1, 8, 8), 701, 16
+        class_names = _DIGIT_NAMES
     else:
-        bunch, step, scale, max_value = datasets.load_iris(), 37, 10, 79
-        values = bunch.data
-    labels = bunch.target
+        table = np.loadtxt(tables / "iris.csv", delimiter=",", skiprows=1)
+        images, step, max_value = np.rint(10 * table[:, :-1]), 37, 79
+        class_names = ("setosa", "versicolor", "virginica")
+    labels = table[:, -1].astype(np.int32)
     visited = (np.arange(len(labels)) * step) % len(labels)
     rank = np.empty(len(labels), int)
     for label in np.unique(labels):
@@ -205,9 +221,9 @@ def _load_sklearn(
     return Dataset(
         name=name,
         split=split,
-        images=np.rint(values[chosen] * scale).astype(np.uint8),
-        labels=labels[chosen].astype(np.int32),
-        class_names=tuple(str(c) for c in bunch.target_names),
+        images=images[chosen].astype(np.uint8),
+        labels=labels[chosen],
+        class_names=class_names,
         max_value=max_value,
     )
 
@@ -334,12 +350,14 @@ _IDX_FILES: dict[str, tuple[str, ...]] = {
 }
 _NO_FILES: dict[str, tuple[str, ...]] = {"train": (), "test": ()}
 _SOURCES: dict[str, _Source] = {
-    "digits": _Source(_load_sklearn, _NO_FILES),
-    "iris": _Source(_load_sklearn, _NO_FILES),
+    "digits": _Source(_load_builtin, _NO_FILES, needs=("sklearn", "scikit-learn")),
+    "iris": _Source(_load_builtin, _NO_FILES, needs=("sklearn", "scikit-learn")),
     "mnist": _Source(_load_idx, _IDX_FILES),
     "fashion_mnist": _Source(_load_idx, _IDX_FILES),
     "cifar10_jpeg": _Source(
-        _load_jpeg_zip, {"train": ("train.zip",), "test": ("test.zip",)}
+        _load_jpeg_zip,
+        {"train": ("train.zip",), "test": ("test.zip",)},
+        needs=("PIL", "pillow"),
     ),
     "emotion": _Source(
         _load_text,

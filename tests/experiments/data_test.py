@@ -76,6 +76,25 @@ def test_first_digits_are_those_of_the_documented_walk():
     )
 
 
+def test_iris_are_the_millimetres_of_scikit_learn():
+    from sklearn import datasets
+
+    bunch = datasets.load_iris()
+    train, test = data.load("iris", "train"), data.load("iris", "test")
+    found = np.concatenate([train.images, test.images])
+    expected = np.rint(bunch.data * 10).astype(int)
+    np.testing.assert_array_equal(
+        found[np.lexsort(found.T)], expected[np.lexsort(expected.T)]
+    )
+    assert train.class_names == tuple(bunch.target_names)
+
+
+def test_missing_scikit_learn_is_a_usage_error(monkeypatch):
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"--dataset=digits: .*experiments"):
+        data.check_dataset("digits", None)
+
+
 def test_idx_files_are_read_in_order(mnist_dir):
     train = data.load("mnist", "train", mnist_dir)
     assert train.images.tolist() == np.arange(36).reshape(6, 2, 3).tolist()
@@ -183,7 +202,7 @@ def test_limit_must_be_positive():
 
 def test_import_is_light():
     code = (
-        "import sys; from experiments import data; data.check_dataset('digits', None);"
+        "import sys; from experiments import data; data.load('digits', 'test');"
         "heavy = {'jax', 'sklearn', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
