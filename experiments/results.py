@@ -120,15 +120,13 @@ def problems(runs: Sequence[Run]) -> list[str]:
 def merge(runs: Sequence[Run]) -> list[tuple[Group, Mapping[str, Any]]]:
     """Returns one record for each query, with its group.
 
-    Of several records of a query the first decided one counts, or else the first.
+    Of several records of a query the first decided one counts, or else the last.
     """
     merged: dict[tuple[Any, ...], tuple[Group, Mapping[str, Any]]] = {}
     for group, record in _records(runs):
         key = (group, record["radius"], record["sample"])
         known = merged.get(key)
-        if known is None or (
-            known[1]["verdict"] not in DECIDED and record["verdict"] in DECIDED
-        ):
+        if known is None or known[1]["verdict"] not in DECIDED:
             merged[key] = (group, record)
     return list(merged.values())
 
