@@ -1,0 +1,141 @@
+"""A model as the pruner sees it: plain facts and a handful of functions.
+
+Nothing here is a base class. A `Prunable` is made by a function that knows the
+architecture, `build(structure)`, which is called again with fewer blocks after each
+cut; `jaxprune.models.resnet.prunable` is an example.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxprune import plan as plan_lib
+from jaxprune.activations import ActivationsFn
+
+Array = jax.Array
+Variables = Mapping[str, Any]
+
+
+class LinearMap(NamedTuple):
+    """An affine map of the last axis, `x @ kernel + bias`."""
+
+    kernel: Array  # [inputs, outputs]
+    bias: Array  # [outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What is left of the base model, in the base model's numbering.
+
+    Attributes:
+        kept: by stack, the blocks that are left, increasing.
+        adapters: by stack, those of them that end in a linear map (see `heal`).
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    adapters: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def after(self, plan: plan_lib.Plan) -> "Structure":
+        """Returns the structure after a plan made in the present numbering.
+
+        >>> plan = plan_lib.Plan("blocks", kept=(0, 2), removed=(1,))
+        >>> Structure({"blocks": (0, 4, 5)}).after(plan).kept
+        {'blocks': (0, 5)}
+        """
+        now = self.kept[plan.stack]
+        kept = tuple(now[index] for index in plan.kept)
+        adapters = tuple(b for b in self.adapters.get(plan.stack, ()) if b in kept)
+        return Structure(
+            {**self.kept, plan.stack: kept},
+            {**self.adapters, **({plan.stack: adapters} if adapters else {})},
+        )
+
+    def with_adapters(self, stack: str, blocks: Sequence[int]) -> "Structure":
+        """Returns the structure with linear maps after blocks (present numbering)."""
+        base = {self.kept[stack][block] for block in blocks}
+        merged = tuple(sorted(base.union(self.adapters.get(stack, ()))))
+        return Structure(self.kept, {**self.adapters, stack: merged})
+
+    def adapter_positions(self, stack: str) -> tuple[int, ...]:
+        """Returns the blocks that end in a linear map, in the present numbering."""
+        adapters = self.adapters.get(stack, ())
+        return tuple(i for i, b in enumerate(self.kept[stack]) if b in adapters)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain data that `from_json` reads back."""
+        return {
+            "kept": {name: list(blocks) for name, blocks in self.kept.items()},
+            "adapters": {name: list(b) for name, b in self.adapters.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Structure":
+        """Returns the structure that `to_json` wrote."""
+        return cls(
+            {name: tuple(blocks) for name, blocks in data["kept"].items()},
+            {name: tuple(blocks) for name, blocks in data["adapters"].items()},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prunable:
+    """A model that blocks can be removed from.
+
+    Variables are Flax collections by name. All functions are pure and take a batch.
+
+    Attributes:
+        structure: which blocks of the base model this one has.
+        stacks: the facts of each stack of blocks.
+        build: from a structure, the model that has it.
+        init: from a key, variables.
+        apply: `(variables, inputs) -> outputs`, inference.
+        activations: by stack, `(variables, inputs) -> (outputs, block outputs)`.
+        train_apply: `(variables, inputs) -> (outputs, variables)`, with the batch's own
+            statistics, and running statistics moved on; without it, `apply` is used.
+        batch_statistics: `(variables, inputs) -> batch_stats` of this batch alone;
+            needed by `heal.reestimate_batch_norm`.
+        attach: `(variables, stack, maps) -> variables` of the model whose structure has
+            adapters at the blocks of `maps` (present numbering), each map taking effect
+            after what the block did so far; without it, no linear maps are fitted.
+    """
+
+    structure: Structure
+    stacks: tuple[plan_lib.Stack, ...]
+    build: Callable[[Structure], "Prunable"]
+    init: Callable[[Array], dict[str, Any]]
+    apply: Callable[[Variables, Any], Any]
+    activations: Mapping[str, ActivationsFn]
+    train_apply: Callable[[Variables, Any], tuple[Any, dict[str, Any]]] | None = None
+    batch_statistics: Callable[[Variables, Any], Any] | None = None
+    attach: (
+        Callable[[Variables, str, Mapping[int, LinearMap]], dict[str, Any]] | None
+    ) = None
+
+    def stack(self, name: str) -> plan_lib.Stack:
+        """Returns the stack called `name`."""
+        for stack in self.stacks:
+            if stack.name == name:
+                return stack
+        raise ValueError(
+            f"no stack {name!r}; there are {[s.name for s in self.stacks]}"
+        )
+
+
+def prune(
+    model: Prunable, variables: Variables, plan: plan_lib.Plan
+) -> tuple[Prunable, dict[str, Any]]:
+    """Returns the smaller model and its variables.
+
+    Raises:
+        ValueError: if the variables do not fit the model or the rebuilt model has
+            another depth than planned.
+    """
+    stack = model.stack(plan.stack)
+    smaller = model.build(model.structure.after(plan))
+    if (depth := smaller.stack(plan.stack).num_blocks) != len(plan.kept):
+        raise ValueError(
+            f"build made stack {plan.stack!r} with {depth} blocks, not {len(plan.kept)}"
+        )
+    return smaller, plan_lib.apply_plan(plan, stack, variables)
