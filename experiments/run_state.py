@@ -40,7 +40,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments import json_files
 from experiments.json_files import append_jsonl, read_jsonl, write_json_atomic
@@ -172,6 +172,9 @@ def run(
         except flags.Error as error:
             _exit_usage(_flag_error_line(error, flag_values))
         flag_values.mark_as_parsed()
+        if flags.FLAGS["verbosity"].using_default_value:
+            # absl would show what other packages find worth a note.
+            flags.FLAGS.verbosity = logging.WARNING
         if len(rest) > 1:
             _exit_usage(f"{rest[1]}: not a flag; write --NAME=VALUE (see --helpfull)")
         return rest

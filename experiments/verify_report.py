@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import html_report, results
+from experiments import data, html_report, results
+from jaxsnn.sat.spec import IntegerNetwork
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -53,7 +54,8 @@ def write(path: str | os.PathLike[str], job: "Job", run: results.Run) -> None:
             ],
         )
     ]
-    if pictures := counterexample_pictures(job, records, _MAX_PICTURES):
+    pictures = counterexample_pictures(job.network, job.dataset, records, _MAX_PICTURES)
+    if pictures:
         sections.append(
             html_report.Section(
                 "Counterexamples",
@@ -160,7 +162,10 @@ def plot_seconds(records: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.Fig
 
 
 def counterexample_pictures(
-    job: "Job", records: Sequence[Mapping[str, Any]], limit: int
+    network: IntegerNetwork,
+    dataset: data.Dataset,
+    records: Sequence[Mapping[str, Any]],
+    limit: int,
 ) -> list[tuple["matplotlib.figure.Figure", str]]:
     """Original and perturbed spike steps of the first few changed inputs, as images.
 
@@ -171,30 +176,30 @@ def counterexample_pictures(
     from jaxsnn import coding
     from jaxsnn.sat import replay
 
-    assert job.dataset.images is not None
-    assert job.dataset.max_value is not None
-    if job.dataset.images.ndim != 3:
+    assert dataset.images is not None
+    assert dataset.max_value is not None
+    if dataset.images.ndim != 3:
         return []
-    pictures = []
+    pictures: list[tuple[Figure, str]] = []
     shown: set[int] = set()
-    num_steps = job.network.num_steps
+    num_steps = network.num_steps
     for record in records:
         if len(pictures) == limit:
             break
         if not record["counterexample"] or record["sample"] in shown:
             continue
         shown.add(record["sample"])
-        pixels = job.pixels(record["sample"])
-        clean = coding.latency(pixels, num_steps, job.dataset.max_value)
+        pixels = dataset.images[record["sample"]].reshape(-1)
+        clean = coding.latency(pixels, num_steps, dataset.max_value)
         moved = clean.copy()
         for neuron, _, step in record["counterexample"]:
             moved[neuron] = step
         decisions = [
-            replay.prediction(replay.spike_steps(job.network, steps)[-1])
+            replay.prediction(replay.spike_steps(network, steps)[-1])
             for steps in (clean, moved)
         ]
         tied = decisions[0] == decisions[1]
-        shape = job.dataset.images.shape[1:]
+        shape = dataset.images.shape[1:]
         figure = Figure(figsize=(7.5, 2.4), layout="constrained")
         panels = figure.subplots(1, 3)
         for axes, steps, title in (
