@@ -174,7 +174,7 @@ def run(
         flag_values.mark_as_parsed()
         if flags.FLAGS["verbosity"].using_default_value:
             # absl would show what other packages find worth a note.
-            flags.FLAGS.verbosity = logging.WARNING
+            logging.set_verbosity(logging.WARNING)
         if len(rest) > 1:
             _exit_usage(f"{rest[1]}: not a flag; write --NAME=VALUE (see --helpfull)")
         return rest
