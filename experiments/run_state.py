@@ -185,12 +185,7 @@ def run(
         except app.UsageError as error:
             _exit_usage(str(error))
         except KeyboardInterrupt:
-            again = shlex.join(sys.orig_argv)
-            print(
-                f"interrupted; the same command resumes: {again}",
-                file=sys.stderr,
-                flush=True,
-            )
+            print("interrupted; " + _how_to_resume(), file=sys.stderr, flush=True)
             sys.exit(EXIT_INTERRUPTED)
         except Exception:
             traceback.print_exc()
@@ -208,6 +203,13 @@ def run(
 def _exit_usage(message: str) -> NoReturn:
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     sys.exit(EXIT_USAGE)
+
+
+def _how_to_resume() -> str:
+    """Returns the command to repeat, which must not say --overwrite."""
+    kept = [a for a in sys.orig_argv if a.lstrip("-").split("=")[0] != "overwrite"]
+    same = "the same command" if kept == sys.orig_argv else "without --overwrite it"
+    return f"{same} resumes: {shlex.join(kept)}"
 
 
 def _print_help(

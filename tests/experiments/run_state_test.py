@@ -78,6 +78,16 @@ def test_interrupt_exits_130_and_says_that_it_resumes(tmp_path, capsys):
     assert "the same command resumes" in message
 
 
+def test_interrupted_overwrite_is_resumed_without_it(tmp_path, capsys, monkeypatch):
+    command = ["python", "-m", "toy", "--workdir=w", "--overwrite", "--upto=3"]
+    monkeypatch.setattr(sys, "orig_argv", command)
+    call(f"--workdir={tmp_path}", "--fail=interrupt")
+    assert capsys.readouterr().err == (
+        "interrupted; without --overwrite it resumes: "
+        "python -m toy --workdir=w --upto=3\n"
+    )
+
+
 def test_other_flags_are_refused_and_named(tmp_path, capsys):
     assert call(f"--workdir={tmp_path}") == 0
     before = (tmp_path / "run.json").read_bytes()
