@@ -69,6 +69,41 @@ def quantize(weights: jax.Array, threshold: float, bits: int) -> network.Neurons
     return network.Neurons(scaled + jax.lax.stop_gradient(rounded - scaled), levels)
 
 
+def integer_neurons(
+    config: network.NetworkConfig, params: network.Params, bits: int
+) -> list[network.Neurons]:
+    """Returns weights and thresholds as the whole numbers of `integer_network`.
+
+    They are float32 that hold integers exactly, so that `jaxsnn.events.output_steps`
+    of them is what the integer network does, on every device.
+
+    Args:
+      config: the float network.
+      params: its weights.
+      bits: as in `quantize`; with 0 the weights are rounded to as many fractional bits
+        as float32 sums can hold, at most 16.
+
+    Raises:
+      ValueError: weights that are not finite (the layer is named).
+    """
+    for depth, weights in enumerate(params.weights):
+        if not bool(jnp.isfinite(weights).all()):
+            raise ValueError(
+                f"weights of layer {depth} hold values that are not finite"
+            )
+    neurons = [quantize(weights, config.threshold, bits) for weights in params.weights]
+    if bits:
+        return neurons
+    scale = 2.0 ** integer.finest_fractional_bits(
+        [np.asarray(layer.weights, np.float64) for layer in neurons],
+        [np.full(len(layer.weights), config.threshold) for layer in neurons],
+    )
+    return [
+        network.Neurons(jnp.round(weights * scale), jnp.round(threshold * scale))
+        for weights, threshold in neurons
+    ]
+
+
 def integer_network(
     config: network.NetworkConfig, params: network.Params, bits: int
 ) -> spec.IntegerNetwork:
@@ -77,8 +112,7 @@ def integer_network(
     Args:
       config: the float network.
       params: its weights.
-      bits: as in `quantize`; with 0 the weights are rounded to as many fractional bits
-        as float32 sums can hold, at most 16.
+      bits: as in `integer_neurons`.
 
     Returns:
       The integer network.
@@ -91,35 +125,26 @@ def integer_network(
     >>> integer_network(config, params, bits=4).layers[0].weights
     array([[ 4, -3]])
     """
-    for depth, values in enumerate(params.weights):
-        if not bool(jnp.isfinite(values).all()):
-            raise ValueError(
-                f"weights of layer {depth} hold values that are not finite"
-            )
-    neurons = [quantize(values, config.threshold, bits) for values in params.weights]
-    weights = [np.asarray(n.weights, np.float64) for n in neurons]
-    thresholds = [np.full(len(n.weights), float(n.threshold)) for n in neurons]
-    fraction = 0
-    if bits == 0:
-        fraction = integer.finest_fractional_bits(weights, thresholds)
-    scaled = iter(zip(weights, thresholds, strict=True))
+    remaining = iter(integer_neurons(config, params, bits))
     layers: list[spec.Layer] = []
+    scale = 1.0
     for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
         if isinstance(layer, network.EarliestPool2D):
             layers.append(
                 spec.EarliestPool2D(_image(shape), layer.window, layer.strides)
             )
             continue
-        whole, theta = (
-            np.rint(array * 2**fraction).astype(np.int64) for array in next(scaled)
-        )
+        neurons = next(remaining)
+        scale = float(neurons.threshold) / config.threshold
+        weights = np.asarray(neurons.weights).astype(np.int64)
+        thresholds = np.full(len(weights), int(neurons.threshold))
         if isinstance(layer, network.Dense):
-            layers.append(spec.Dense(whole, theta))
+            layers.append(spec.Dense(weights, thresholds))
             continue
-        kernel = whole.reshape(len(whole), *layer.window, shape[2])
+        kernel = weights.reshape(len(weights), *layer.window, shape[2])
         kernel = np.moveaxis(kernel, 0, -1)
-        layers.append(spec.Conv2D(kernel, theta, _image(shape), layer.strides))
-    return spec.IntegerNetwork(tuple(layers), config.num_steps, float(2**fraction))
+        layers.append(spec.Conv2D(kernel, thresholds, _image(shape), layer.strides))
+    return spec.IntegerNetwork(tuple(layers), config.num_steps, scale)
 
 
 def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:

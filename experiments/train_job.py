@@ -1,0 +1,203 @@
+"""One training run: from spike times of a data set to an integer network on disk."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from experiments import data, json_files, progress, run_state, text_table
+
+NETWORK_FILE = "network.npz"
+METRICS_FILE = "metrics.json"
+CHECKPOINT_FILE = "checkpoint.msgpack"
+OUTPUTS = (NETWORK_FILE, METRICS_FILE, CHECKPOINT_FILE)
+
+_EVALUATION_BATCH = 1000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """What to train, and on what.
+
+    Attributes:
+        train: examples to learn from.
+        test: examples to measure on.
+        hidden: neurons of each hidden layer.
+        num_steps: `T`.
+        method: learning rule.
+        weight_bits: bits of the integer weights, 0 for the finest exact scale.
+        epochs: passes over `train`.
+        batch_size: examples per update.
+        learning_rate: of the first update; it falls to 0 along a cosine.
+        jitter: steps by which input spikes are moved at random in training.
+        seed: of initial weights, order of examples and jitter.
+    """
+
+    train: data.Dataset
+    test: data.Dataset
+    hidden: tuple[int, ...]
+    num_steps: int
+    method: str
+    weight_bits: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    jitter: int
+    seed: int
+
+
+def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains and writes `network.npz` and `metrics.json`; returns the metrics.
+
+    A checkpoint is written after every epoch, and an earlier one is continued.
+    """
+    known = json_files.read_json(workdir / METRICS_FILE, missing=None)
+    if known is not None and (workdir / NETWORK_FILE).exists():
+        progress.note(f"{workdir} holds the finished run already")
+        return known
+    # Late, so that a wrong flag is told at once.
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import serialization
+
+    from jaxsnn import integer, low_precision, network, training
+
+    run_state.record(workdir, device=run_state.describe_device())
+    train_steps, test_steps = (
+        spike_steps(d, job.num_steps) for d in (job.train, job.test)
+    )
+    widths = (*job.hidden, job.train.num_classes)
+    config = network.NetworkConfig(
+        (train_steps.shape[1],), tuple(map(network.Dense, widths)), job.num_steps
+    )
+    batches = len(job.train) // job.batch_size
+    optimizer = optax.adam(
+        optax.cosine_decay_schedule(job.learning_rate, batches * job.epochs)
+    )
+    objective = training.Objective(jitter=job.jitter, weight_bits=job.weight_bits)
+    update = training.make_update(config, objective, optimizer)
+
+    init_key, epochs_key = jax.random.split(jax.random.key(job.seed))
+    params = network.init(init_key, config)
+    state = training.TrainState(params, optimizer.init(params))
+    history: list[dict[str, float]] = []
+    path = workdir / CHECKPOINT_FILE
+    if path.exists():
+        checkpoint = serialization.msgpack_restore(path.read_bytes())
+        state = serialization.from_state_dict(state, checkpoint["state"])
+        history = checkpoint["history"]
+
+    @jax.jit
+    def run_epoch(
+        state: training.TrainState,
+        key: jax.Array,
+        steps: jax.Array,
+        labels: jax.Array,
+    ) -> tuple[training.TrainState, jax.Array]:
+        order_key, update_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, len(labels))
+        order = order[: batches * job.batch_size].reshape(batches, -1)
+
+        def one(
+            state: training.TrainState, batch: tuple[jax.Array, jax.Array]
+        ) -> tuple[training.TrainState, jax.Array]:
+            rows, key = batch
+            return update(state, key, steps[rows].astype(jnp.int32), labels[rows])
+
+        keys = jax.random.split(update_key, batches)
+        state, losses = jax.lax.scan(one, state, (order, keys))
+        return state, losses.mean()
+
+    steps, labels = jnp.asarray(train_steps), jnp.asarray(job.train.labels)
+    with progress.Progress("train", job.epochs, done=len(history)) as bar:
+        for epoch in range(len(history), job.epochs):
+            started = time.perf_counter()
+            key = jax.random.fold_in(epochs_key, epoch)
+            state, loss = run_epoch(state, key, steps, labels)
+            facts = {"loss": float(loss), "seconds": time.perf_counter() - started}
+            history.append(facts)
+            checkpoint = {
+                "state": serialization.to_state_dict(jax.device_get(state)),
+                "history": history,
+            }
+            json_files.write_atomic(path, serialization.msgpack_serialize(checkpoint))
+            bar.advance(loss=facts["loss"])
+
+    trained = low_precision.integer_network(config, state.params, job.weight_bits)
+    neurons = low_precision.integer_neurons(config, state.params, job.weight_bits)
+    metrics: dict[str, Any] = {}
+    for split, inputs, dataset in (
+        ("train", train_steps, job.train),
+        ("test", test_steps, job.test),
+    ):
+        measured = measure(config, neurons, inputs, dataset.labels)
+        metrics |= {f"{split}_{name}": value for name, value in measured.items()}
+    metrics["seconds"] = sum(facts["seconds"] for facts in history)
+    metrics["epochs"] = history
+    integer.save(workdir / NETWORK_FILE, trained)
+    json_files.write_json_atomic(workdir / METRICS_FILE, metrics)
+    return metrics
+
+
+def spike_steps(dataset: data.Dataset, num_steps: int) -> np.ndarray:
+    """Returns `[N, D]` int16 spike times of all images."""
+    from jaxsnn import coding
+
+    assert dataset.images is not None
+    assert dataset.max_value is not None
+    pixels = dataset.images.reshape(len(dataset), -1)
+    return coding.latency(pixels, num_steps, dataset.max_value).astype(np.int16)
+
+
+def measure(config: Any, neurons: Any, steps: np.ndarray, labels: np.ndarray) -> Any:
+    """Returns accuracy and the shares of tied and silent examples.
+
+    Args:
+        config: the network.
+        neurons: its integer weights and thresholds.
+        steps: `[N, D]` spike times.
+        labels: `[N]`.
+
+    Returns:
+        A dict of `accuracy`, `tied`, `silent`, shares of 1, and the median `margin` of
+        the label over the next output, in steps.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from jaxsnn import events, training
+
+    @jax.jit
+    def judge(steps: jax.Array, labels: jax.Array) -> training.Outcome:
+        outputs = events.output_steps(config, neurons, steps)
+        each = jax.vmap(training.outcome, (0, 0, None))
+        return each(outputs, labels, config.num_steps)
+
+    parts = [
+        judge(
+            jnp.asarray(steps[start : start + _EVALUATION_BATCH]),
+            jnp.asarray(labels[start : start + _EVALUATION_BATCH]),
+        )
+        for start in range(0, len(labels), _EVALUATION_BATCH)
+    ]
+    outcome = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return {
+        "accuracy": float(outcome.correct.mean()),
+        "tied": float(outcome.tied.mean()),
+        "silent": float(outcome.silent.mean()),
+        "median_margin": float(np.median(outcome.margin)),
+    }
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """Returns the summary table of a finished run."""
+    names = ("accuracy", "tied", "silent", "median_margin")
+    rows = [
+        [split, *(metrics[f"{split}_{name}"] for name in names)]
+        for split in ("train", "test")
+    ]
+    table = text_table.render(["split", *names], rows)
+    return f"{table}\ntrained in {metrics['seconds']:.1f} s"

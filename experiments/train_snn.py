@@ -1,0 +1,128 @@
+r"""Trains a temporally coded spiking network and writes it as exact integers.
+
+    python -m experiments.train_snn --dataset=mnist --data_dir=DIR --hidden=128 \
+      --num_steps=16 --method=surrogate --weight_bits=5 --workdir=OUT
+
+Writes `network.npz`, which verify_snn takes, and `metrics.json`. Accuracies are those
+of the written integer network, whose first spike decides (the lowest index in a tie);
+the same command resumes an interrupted run after its last complete epoch.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import data, run_state
+from experiments.train_job import OUTPUTS, Job, describe, run_job
+
+DATASETS = ("digits", "mnist", "fashion_mnist", "iris")
+BITS = (0, 2, 3, 4, 5, 6, 7, 8)
+
+FLAGS = run_state.new_flags()
+flags.DEFINE_enum("dataset", "mnist", DATASETS, "Data set.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "hidden",
+    ["128"],
+    "Neurons of the hidden layer, or of several, separated by commas.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("num_steps", 16, "Number of time steps T.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "method", "surrogate", ["surrogate"], "Learning rule.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "weight_bits",
+    0,
+    "Bits of the integer weights: 2 (ternary) to 8; 0 keeps the finest exact scale.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "epochs", 20, "Passes over the training split.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "batch_size", 128, "Examples per update.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "learning_rate", 0.003, "Of the first update; falls to 0.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "jitter",
+    1,
+    "Input spikes are moved by up to this many steps at random in training.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+
+
+def make_job() -> Job:
+    """Checks every flag and returns what is to be done; nothing is written.
+
+    Raises:
+        UsageError: naming the flag, its value and what would be valid.
+    """
+    hidden = tuple(_width(item) for item in FLAGS.hidden)
+    least = len(hidden) + 3
+    if FLAGS.num_steps < least:
+        raise run_state.usage_error(
+            "num_steps",
+            FLAGS.num_steps,
+            f"must be at least {least} for outputs to spike before the last step",
+        )
+    if FLAGS.weight_bits not in BITS:
+        raise run_state.usage_error(
+            "weight_bits", FLAGS.weight_bits, "must be 2 (ternary) to 8, or 0"
+        )
+    if not FLAGS.learning_rate > 0:
+        raise run_state.usage_error(
+            "learning_rate", FLAGS.learning_rate, "must be positive"
+        )
+    data.check_dataset(FLAGS.dataset, FLAGS.data_dir, ["train", "test"])
+    train = data.load(FLAGS.dataset, "train", FLAGS.data_dir)
+    if FLAGS.batch_size > len(train):
+        raise run_state.usage_error(
+            "batch_size",
+            FLAGS.batch_size,
+            f"exceeds the {len(train)} examples of --dataset={FLAGS.dataset}",
+        )
+    return Job(
+        train=train,
+        test=data.load(FLAGS.dataset, "test", FLAGS.data_dir),
+        hidden=hidden,
+        num_steps=FLAGS.num_steps,
+        method=FLAGS.method,
+        weight_bits=FLAGS.weight_bits,
+        epochs=FLAGS.epochs,
+        batch_size=FLAGS.batch_size,
+        learning_rate=FLAGS.learning_rate,
+        jitter=FLAGS.jitter,
+        seed=FLAGS.seed,
+    )
+
+
+def _width(item: str) -> int:
+    try:
+        width = int(item)
+    except ValueError:
+        width = 0
+    if width < 1:
+        raise run_state.usage_error(
+            "hidden", item, "must be a positive number of neurons, or several: 128,64"
+        )
+    return width
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains the network that the flags describe."""
+    del argv
+    job = make_job()
+    run = run_state.start_run(
+        FLAGS.workdir,
+        run_state.settings(FLAGS),
+        outputs=OUTPUTS,
+        overwrite=FLAGS.overwrite,
+    )
+    print(describe(run_job(job, run.workdir)))
+
+
+if __name__ == "__main__":
+    run_state.run(main, FLAGS)
