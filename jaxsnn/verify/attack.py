@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxsnn import simulate
 from jaxsnn.sat.spec import Layer
-from jaxsnn.verify.bounds import NO_BUDGET, Ball, Budget
+from jaxsnn.verify.bounds import NO_LIMITS, Ball, Limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def search(
     label: jax.Array,
     tolerance: jax.Array,
     key: jax.Array,
-    budget: Budget = NO_BUDGET,
+    limits: Limits = NO_LIMITS,
     config: AttackConfig = DEFAULT_CONFIG,
 ) -> Attack:
     """Searches one ball for an input on which some class beats the label.
@@ -58,11 +58,11 @@ def search(
       layers: static facts of the layers.
       weights: their arrays.
       num_steps: `T`.
-      ball: the windows.
+      ball: the windows and budgets.
       label: `[]` int32.
       tolerance: `[C]` int32, as in `bounds.decided`.
       key: random key; consumed.
-      budget: static budgets.
+      limits: the kinds of budget there are.
       config: static effort.
 
     Returns:
@@ -81,7 +81,7 @@ def search(
         return outputs[rival] - outputs[label]
 
     def project(scores: jax.Array, wanted: jax.Array) -> jax.Array:
-        return _within(ball, budget, scores, wanted)
+        return _within(ball, limits, scores, wanted)
 
     def attack_rival(rival: jax.Array, key: jax.Array) -> Attack:
         start_key, noise_key = jax.random.split(key)
@@ -151,18 +151,18 @@ def relaxed_outputs(
 
 
 def _within(
-    ball: Ball, budget: Budget, scores: jax.Array, wanted: jax.Array
+    ball: Ball, limits: Limits, scores: jax.Array, wanted: jax.Array
 ) -> jax.Array:
     """Moves inputs towards `wanted`, the highest scores first, within the budgets."""
     shift = jnp.clip(wanted, ball.low, ball.high) - ball.spike_steps
-    if budget == NO_BUDGET:
+    if limits == NO_LIMITS:
         return ball.spike_steps + shift
     order = jnp.argsort(jnp.where(shift != 0, -scores, jnp.inf))
     ordered = shift[order]
-    if budget.max_changed is not None:
-        ordered = jnp.where(jnp.arange(len(ordered)) < budget.max_changed, ordered, 0)
-    if budget.max_total_shift is not None:
+    if limits.max_changed is not None:
+        ordered = jnp.where(jnp.arange(len(ordered)) < ball.max_changed, ordered, 0)
+    if limits.max_total_shift is not None:
         spent = jnp.cumsum(jnp.abs(ordered)) - jnp.abs(ordered)
-        left = jnp.maximum(budget.max_total_shift - spent, 0)
+        left = jnp.maximum(ball.max_total_shift - spent, 0)
         ordered = jnp.clip(ordered, -left, left)
     return ball.spike_steps.at[order].add(ordered)

@@ -15,21 +15,23 @@ from jaxsnn.sat.spec import Layer
 
 
 class Ball(NamedTuple):
-    """Arrays of one query; budgets are static and travel apart."""
+    """Arrays of one query; the budgets count only where `Limits` says so."""
 
     spike_steps: jax.Array  # [D] int32
     low: jax.Array  # [D] int32, earliest admissible step
     high: jax.Array  # [D] int32, latest admissible step
+    max_total_shift: jax.Array  # [] int32
+    max_changed: jax.Array  # [] int32
 
 
-class Budget(NamedTuple):
-    """Static budgets of a query; None where there is none."""
+class Limits(NamedTuple):
+    """The largest budgets of a batch, static; None where there is no such budget."""
 
     max_total_shift: int | None = None
     max_changed: int | None = None
 
 
-NO_BUDGET = Budget()
+NO_LIMITS = Limits()
 
 
 class Interval(NamedTuple):
@@ -44,7 +46,7 @@ def propagate(
     weights: Sequence[simulate.Weights],
     num_steps: int,
     ball: Ball,
-    budget: Budget = NO_BUDGET,
+    limits: Limits = NO_LIMITS,
 ) -> list[Interval]:
     """Returns intervals of the spike steps of every level, the inputs first.
 
@@ -52,9 +54,9 @@ def propagate(
       layers: static facts of the layers.
       weights: their arrays (`simulate.device_weights`).
       num_steps: `T`.
-      ball: the windows of one query.
-      budget: its budgets; the first layer's potentials respect them by an exact
-        knapsack for each neuron and step.
+      ball: the windows and budgets of one query.
+      limits: the kinds of budget there are, and their largest values; the first
+        layer's potentials respect budgets by an exact knapsack a neuron and step.
 
     Guarantees:
       For every admissible input, every neuron spikes within its interval.
@@ -62,9 +64,9 @@ def propagate(
     levels = [Interval(ball.low, ball.high)]
     for depth, (layer, arrays) in enumerate(zip(layers, weights, strict=True)):
         lowest, highest = _potentials(layer, arrays, levels[-1], num_steps)
-        if depth == 0 and budget != NO_BUDGET:
+        if depth == 0 and limits != NO_LIMITS:
             lowest, highest = _within_budget(
-                layer, arrays, ball, budget, num_steps, lowest, highest
+                layer, arrays, ball, limits, num_steps, lowest, highest
             )
         threshold = simulate.neuron_thresholds(layer, arrays)[None, :]
         levels.append(
@@ -124,7 +126,7 @@ def _within_budget(
     layer: Layer,
     arrays: simulate.Weights,
     ball: Ball,
-    budget: Budget,
+    limits: Limits,
     num_steps: int,
     lowest: jax.Array,
     highest: jax.Array,
@@ -143,8 +145,8 @@ def _within_budget(
         change = jnp.where(arrived[:, None], -columns, columns)
         change = jnp.where(free[:, None], change, 0.0)
         return (
-            -_best_gain(-change, cost, budget),
-            _best_gain(change, cost, budget),
+            -_best_gain(-change, cost, ball, limits),
+            _best_gain(change, cost, ball, limits),
         )
 
     losses, gains = jax.lax.map(tighten, jnp.arange(num_steps, dtype=jnp.int32))
@@ -154,26 +156,33 @@ def _within_budget(
     )
 
 
-def _best_gain(change: jax.Array, cost: jax.Array, budget: Budget) -> jax.Array:
+def _best_gain(
+    change: jax.Array, cost: jax.Array, ball: Ball, limits: Limits
+) -> jax.Array:
     """The largest sum of changes within the budgets, `[N]` of `[D, N]` and `[D]`."""
     gains = jnp.maximum(change, 0.0)
     best = jnp.full(gains.shape[1], jnp.inf, jnp.float32)
-    if budget.max_changed is not None:
-        unit = jnp.ones_like(cost)
-        best = jnp.minimum(best, _knapsack(gains, unit, budget.max_changed, 1))
-    if budget.max_total_shift is not None:
-        total = budget.max_total_shift
-        best = jnp.minimum(best, _knapsack(gains, cost, total, total))
+    if limits.max_changed is not None:
+        most = min(limits.max_changed, gains.shape[0])
+        table = _knapsack(gains, jnp.ones_like(cost), most, 1)
+        best = jnp.minimum(best, table[jnp.minimum(ball.max_changed, most)])
+    if limits.max_total_shift is not None:
+        total = limits.max_total_shift
+        table = _knapsack(gains, cost, total, total)
+        best = jnp.minimum(best, table[ball.max_total_shift])
     return best
 
 
 def _knapsack(
     gains: jax.Array, costs: jax.Array, budget: int, max_cost: int
 ) -> jax.Array:
-    """0/1 knapsack of `[D, N]` gains and `[D]` costs in `1 .. max_cost`, a neuron each.
+    """0/1 knapsacks of `[D, N]` gains and `[D]` costs in `1 .. max_cost`.
 
     Items of one cost are taken in the order of their gains, so a prefix of the
     largest suffices.
+
+    Returns:
+      `[budget + 1, N]` the best gain of every neuron for every budget.
     """
     best = jnp.zeros((budget + 1, gains.shape[1]), jnp.float32)
     for cost in range(1, max_cost + 1):
@@ -189,4 +198,4 @@ def _knapsack(
             candidate = best[: budget + 1 - spent] + taken[count - 1][None, :]
             improved = improved.at[spent:].max(candidate)
         best = improved
-    return best[budget]
+    return best

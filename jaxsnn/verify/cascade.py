@@ -91,8 +91,7 @@ def verify(
     Raises:
       ValueError: samples with different numbers of queries or different budgets.
     """
-    _check_alike(samples)
-    engine = _Engine(network, config)
+    engine = _Engine(network, config, _limits(samples))
     with _Solvers(network, config) as solvers:
         for start in range(0, len(samples), config.batch_size):
             batch = samples[start : start + config.batch_size]
@@ -113,32 +112,45 @@ def verify(
         yield from solvers.finished(wait=True)
 
 
-def _check_alike(samples: Sequence[Sequence[Query]]) -> None:
-    shapes = {
+def _limits(samples: Sequence[Sequence[Query]]) -> bounds.Limits:
+    """The largest budgets, after checking that all samples have the same."""
+    kinds = {
         tuple((query.max_total_shift, query.max_changed) for query in queries)
         for queries in samples
     }
-    if len(shapes) > 1:
+    if len(kinds) > 1:
         raise ValueError("every sample must be asked the same kinds of query")
+    shifts, changes = zip(*next(iter(kinds), ((None, None),)), strict=True)
+
+    def largest(budgets: Sequence[int | None]) -> int | None:
+        finite = [budget for budget in budgets if budget is not None]
+        if finite and len(finite) < len(budgets):
+            raise ValueError("a budget must be given for every radius or for none")
+        return max(finite, default=None)
+
+    return bounds.Limits(largest(shifts), largest(changes))
 
 
 class _Engine:
-    """The batched stages, compiled once for each kind of budget."""
+    """The batched stages, compiled once for all radii."""
 
-    def __init__(self, network: IntegerNetwork, config: CascadeConfig) -> None:
+    def __init__(
+        self, network: IntegerNetwork, config: CascadeConfig, limits: bounds.Limits
+    ) -> None:
         self.network = network
         self.config = config
         self.weights = simulate.device_weights(network)
-        self._bounds = jax.jit(self._decide_by_bounds, static_argnums=0)
-        self._attack = jax.jit(self._search, static_argnums=0)
-        self._warm: set[Any] = set()
+        self.limits = limits
+        self._bounds = jax.jit(self._decide_by_bounds)
+        self._attack = jax.jit(self._search)
+        self._warm: set[Callable[..., Any]] = set()
 
     def _decide_by_bounds(
-        self, budget: bounds.Budget, ball: bounds.Ball, label: Any, tolerance: Any
+        self, weights: Any, ball: bounds.Ball, label: Any, tolerance: Any
     ) -> jax.Array:
         def one(ball: bounds.Ball, label: Any, tolerance: Any) -> jax.Array:
             levels = bounds.propagate(
-                self.network.layers, self.weights, self.network.num_steps, ball, budget
+                self.network.layers, weights, self.network.num_steps, ball, self.limits
             )
             return bounds.decided(levels[-1], label, tolerance)
 
@@ -146,7 +158,7 @@ class _Engine:
 
     def _search(
         self,
-        budget: bounds.Budget,
+        weights: Any,
         ball: bounds.Ball,
         label: Any,
         tolerance: Any,
@@ -155,9 +167,9 @@ class _Engine:
         one = functools.partial(
             attack.search,
             self.network.layers,
-            self.weights,
+            weights,
             self.network.num_steps,
-            budget=budget,
+            limits=self.limits,
             config=self.config.effort,
         )
         return jax.vmap(one)(ball, label, tolerance, keys)
@@ -170,7 +182,6 @@ class _Engine:
         for index in range(len(batch[0]) if batch else 0):
             queries = [sample[index] for sample in batch]
             arguments = _stack(queries, self.config.batch_size, self.network)
-            budget = bounds.Budget(queries[0].max_total_shift, queries[0].max_changed)
             index_key, key = jax.random.split(key)
             keys = jax.random.split(index_key, self.config.batch_size)
             for stage in self.config.stages:
@@ -180,11 +191,9 @@ class _Engine:
                 if not left or stage is Stage.SOLVE:
                     continue
                 if stage is Stage.BOUNDS:
-                    decided, seconds = self._timed(self._bounds, budget, *arguments)
+                    decided, seconds = self._timed(self._bounds, *arguments)
                 else:
-                    attacks, seconds = self._timed(
-                        self._attack, budget, *arguments, keys
-                    )
+                    attacks, seconds = self._timed(self._attack, *arguments, keys)
                 share = seconds / len(batch)
                 for b in left:
                     spent = results[b][index].seconds + share
@@ -204,14 +213,14 @@ class _Engine:
         return results
 
     def _timed(
-        self, function: Callable[..., Any], budget: bounds.Budget, *arguments: Any
+        self, function: Callable[..., Any], *arguments: Any
     ) -> tuple[Any, float]:
         """Calls a compiled function; the first call's compilation is not counted."""
-        if (function, budget) not in self._warm:
-            jax.block_until_ready(function(budget, *arguments))
-            self._warm.add((function, budget))
+        if function not in self._warm:
+            jax.block_until_ready(function(self.weights, *arguments))
+            self._warm.add(function)
         started = time.monotonic()
-        output = jax.block_until_ready(function(budget, *arguments))
+        output = jax.block_until_ready(function(self.weights, *arguments))
         return jax.tree.map(np.asarray, output), time.monotonic() - started
 
 
@@ -258,6 +267,8 @@ def _stack(
         column([query.spike_steps for query in padded]),
         column([query.low for query in padded]),
         column([query.high for query in padded]),
+        column([query.max_total_shift or 0 for query in padded]),
+        column([query.max_changed or 0 for query in padded]),
     )
     tolerances = []
     for query in padded:

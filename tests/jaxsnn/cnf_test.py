@@ -28,7 +28,7 @@ def evaluate(terms, bound, assignment):
 def test_head_equals_the_sum_on_every_assignment(max_nodes, terms, signs, bound):
     problem = Problem()
     variables = [problem.new_variable() for _ in range(5)]
-    terms = [(w, v if s else -v) for (w, v), s in zip(terms, signs)]
+    terms = [(w, v if s else -v) for (w, v), s in zip(terms, signs, strict=False)]
     head = problem.at_least(terms, bound)
     cnf = to_cnf(problem, max_nodes)
     with Cadical195(bootstrap_with=cnf.clauses) as solver:

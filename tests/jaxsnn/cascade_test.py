@@ -1,0 +1,137 @@
+"""The whole cascade, and each stage alone, against exhaustive enumeration."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsnn.sat import replay
+from jaxsnn.sat.query import Query, Stage, Tie, Verdict, linf_query, window_ball
+from jaxsnn.sat.solve import solve
+from jaxsnn.sat.spec import Dense, IntegerNetwork
+from jaxsnn.verify import attack, cascade
+from tests.jaxsnn import small_networks
+
+EFFORT = attack.AttackConfig(num_restarts=2, num_iterations=4)
+
+
+def random_network(rng, widths=(4, 4, 3), num_steps=6):
+    layers = tuple(
+        Dense(rng.integers(-3, 5, (b, a)), rng.integers(0, 5, b))
+        for a, b in itertools.pairwise(widths)
+    )
+    return IntegerNetwork(layers, num_steps)
+
+
+def random_samples(rng, network, count, kind, tie=Tie.ADVERSARIAL):
+    samples = []
+    for _ in range(count):
+        steps = rng.integers(0, network.num_steps, network.num_inputs)
+        label = replay.prediction(replay.spike_steps(network, steps)[-1])
+        queries = []
+        for radius in (1, 2):
+            reach = radius if kind == "linf" else network.num_steps
+            low, high = window_ball(steps, reach, network.num_steps)
+            shift = radius if kind == "l1" else None
+            changed = radius if kind == "l0" else None
+            queries.append(Query(steps, low, high, label, shift, changed, tie))
+        samples.append(queries)
+    return samples
+
+
+def check(network, samples, decisions, complete):
+    seen = set()
+    for decision in decisions:
+        seen.add((decision.sample, decision.query))
+        query, result = samples[decision.sample][decision.query], decision.result
+        expected = small_networks.is_robust(network, query)
+        if result.verdict is Verdict.ROBUST:
+            assert expected
+        elif result.verdict is Verdict.FALSIFIED:
+            assert not expected
+            assert query.admits(result.counterexample)
+            outputs = replay.spike_steps(network, result.counterexample)[-1]
+            assert query.violated_by(outputs)
+        else:
+            assert not complete
+        assert result.seconds >= 0
+    assert seen == {(s, q) for s in range(len(samples)) for q in range(2)}
+
+
+@pytest.mark.parametrize("kind", ["linf", "l1", "l0"])
+@pytest.mark.parametrize(
+    "stages",
+    [
+        cascade.STAGES,
+        (Stage.BOUNDS,),
+        (Stage.ATTACK,),
+        (Stage.SOLVE,),
+    ],
+    ids=lambda stages: "-".join(stage.value for stage in stages),
+)
+def test_verdicts_equal_enumeration(kind, stages):
+    rng = np.random.default_rng(len(kind) * 7 + len(stages))
+    network = random_network(rng, (3, 3, 3, 2) if kind == "l1" else (4, 4, 3))
+    samples = random_samples(rng, network, 12, kind)
+    config = cascade.CascadeConfig(
+        stages=stages, backends=("pysat",), batch_size=8, effort=EFFORT
+    )
+    decisions = list(cascade.verify(network, samples, config, jax.random.key(0)))
+    check(network, samples, decisions, complete=Stage.SOLVE in stages)
+
+
+@pytest.mark.parametrize("tie", list(Tie))
+def test_every_reading_of_ties_equals_enumeration(tie):
+    rng = np.random.default_rng(5)
+    network = random_network(rng)
+    samples = random_samples(rng, network, 10, "linf", tie)
+    config = cascade.CascadeConfig(
+        stages=(Stage.BOUNDS, Stage.SOLVE), backends=("pysat",)
+    )
+    decisions = list(cascade.verify(network, samples, config, jax.random.key(1)))
+    check(network, samples, decisions, complete=True)
+
+
+def test_worker_processes_give_the_same_verdicts():
+    rng = np.random.default_rng(3)
+    network = random_network(rng)
+    samples = random_samples(rng, network, 6, "linf")
+    verdicts = []
+    for workers in (1, 2):
+        config = cascade.CascadeConfig(
+            stages=(Stage.SOLVE,), backends=("pysat",), workers=workers
+        )
+        decisions = cascade.verify(network, samples, config, jax.random.key(0))
+        verdicts.append({(d.sample, d.query): d.result.verdict for d in decisions})
+    assert verdicts[0] == verdicts[1]
+
+
+def test_clean_ties_are_told_apart():
+    network = IntegerNetwork((Dense(np.array([[1], [1]]), np.array([0, 0])),), 4)
+    query = linf_query(np.array([1]), 0, 0, 4)
+    (decision,) = cascade.verify(
+        network, [[query]], cascade.CascadeConfig(), jax.random.key(0)
+    )
+    assert decision.result.verdict is Verdict.FALSIFIED
+    assert decision.result.stage is Stage.CLEAN
+
+
+def test_a_limit_that_is_too_short_is_a_timeout():
+    rng = np.random.default_rng(0)
+    network = random_network(rng, (40, 40, 10), num_steps=16)
+    steps = rng.integers(0, 16, 40)
+    label = replay.prediction(replay.spike_steps(network, steps)[-1])
+    query = Query(steps, *window_ball(steps, 3, 16), label, tie=Tie.S4NN)
+    (result,) = solve(network, [query], seconds=1e-4, names=("pysat",))
+    assert result.verdict is Verdict.TIMEOUT
+    assert result.stage is None
+
+
+def test_unknown_backends_and_limits_are_refused():
+    network = IntegerNetwork((Dense(np.array([[1], [1]]), np.array([0, 0])),), 4)
+    query = linf_query(np.array([1]), 0, 0, 4)
+    with pytest.raises(ValueError, match="kissat"):
+        solve(network, [query], 1.0, ("kissat",))
+    with pytest.raises(ValueError, match="seconds"):
+        cascade.CascadeConfig(seconds=0)

@@ -1,0 +1,95 @@
+"""Files and rounding at the trust boundary."""
+
+import numpy as np
+import pytest
+
+from jaxsnn import integer
+from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
+
+
+def conv_network():
+    rng = np.random.default_rng(0)
+    conv = Conv2D(
+        rng.integers(-3, 4, (2, 2, 1, 3)),
+        np.array([1, 2, 3]),
+        (4, 4, 1),
+        padding=((1, 0), (0, 1)),
+    )
+    pool = EarliestPool2D(conv.output_shape)
+    dense = Dense(rng.integers(-3, 4, (2, pool.num_outputs)), np.array([1, -1]))
+    return IntegerNetwork((conv, pool, dense), num_steps=9, scale=4.0)
+
+
+def test_own_files_round_trip_exactly(tmp_path):
+    network = conv_network()
+    path = tmp_path / "network.npz"
+    integer.save(path, network)
+    restored = integer.load(path)
+    assert (restored.num_steps, restored.scale) == (9, 4.0)
+    for before, after in zip(network.layers, restored.layers, strict=True):
+        assert type(before) is type(after)
+        for a, b in zip(before.synapses(), after.synapses(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert [p.name for p in tmp_path.iterdir()] == ["network.npz"]
+    # Dense weights stand under the published names, as [out, in].
+    with np.load(path) as archive:
+        assert archive["weights_2"].shape == (2, network.layers[2].num_inputs)
+
+
+def test_s4nn_files_are_rounded_at_threshold_100(tmp_path):
+    path = tmp_path / "s4nn.npz"
+    np.savez(path, weights_0=np.array([[1.53, -0.49]]), weights_1=np.array([[2.0]]))
+    network = integer.load(path, num_steps=8, fractional_bits=4)
+    assert network.layers[0].weights.tolist() == [[24, -8]]
+    assert network.layers[1].thresholds.tolist() == [1600]
+    with pytest.raises(ValueError, match="does not store num_steps"):
+        integer.load(path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"weights_0": np.array([[np.nan]])}, "weights_0.*not finite"),
+        ({"weights_1": np.ones((1, 1))}, "a network has weights_0"),
+        ({"weights_0": np.ones(3)}, r"must be numbers as \[out, in\]"),
+        (
+            {"weights_0": np.ones((2, 3)), "weights_1": np.ones((1, 3))},
+            "layer 1 takes 3 inputs",
+        ),
+        ({"weights_0": np.full((1, 1), 1e9)}, "layer 0: neuron 0"),
+    ],
+)
+def test_broken_files_name_file_and_fault(tmp_path, arrays, message):
+    path = tmp_path / "broken.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=message) as error:
+        integer.load(path, num_steps=8)
+    assert "broken.npz" in str(error.value)
+
+
+def test_missing_foreign_and_future_files(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        integer.load(tmp_path / "absent.npz", 8)
+    text = tmp_path / "text.npz"
+    text.write_text("not an archive")
+    with pytest.raises(ValueError, match="not a readable"):
+        integer.load(text, 8)
+    path = tmp_path / "network.npz"
+    integer.save(path, conv_network())
+    with pytest.raises(ValueError, match="num_steps is 9 there, not 8"):
+        integer.load(path, num_steps=8)
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    path = tmp_path / "pickle.npz"
+    np.savez(path, weights_0=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="not a readable"):
+        integer.load(path, num_steps=8)
+
+
+def test_finest_bits_fill_the_exact_range():
+    weights, thresholds = [np.full((2, 10), 30.0)], [np.full(2, 100.0)]
+    bits = integer.finest_fractional_bits(weights, thresholds, maximum=30)
+    integer.quantize(weights, thresholds, 8, bits)
+    with pytest.raises(ValueError, match=r"2\^24"):
+        integer.quantize(weights, thresholds, 8, bits + 1)
