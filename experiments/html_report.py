@@ -211,13 +211,16 @@ section {
 }
 p { margin: .5rem 0; max-width: 46rem; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table {
+  border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem;
+}
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td {
-  text-align: left; padding: .35rem .9rem; border-bottom: 1px solid var(--line);
+  text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line);
   white-space: nowrap;
 }
 th { font-weight: 600; }
+th:first-child, td:first-child { padding-left: 0; }
 .number { text-align: right; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .row figure { flex: 1 1 18rem; }

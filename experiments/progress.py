@@ -41,7 +41,7 @@ class Progress:
         """
         self._description = description
         self._total = total
-        self._done = self._done_at_start = done
+        self._done = self._done_at_last_line = done
         self._facts = ""
         self._stream = stream if stream is not None else sys.stderr
         self._started = self._last_line = time.monotonic()
@@ -97,14 +97,16 @@ class Progress:
         return time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
 
     def _remaining(self) -> str:
-        taken = self._done - self._done_at_start
-        if self._total is None or taken <= 0:
+        """Estimates from the steps since the last line: the first ones compile."""
+        taken = self._done - self._done_at_last_line
+        if self._total is None or self._last_line == self._started or taken <= 0:
             return ""
-        elapsed = time.monotonic() - self._started
-        return f"about {elapsed / taken * (self._total - self._done):.0f} s left"
+        pace = (time.monotonic() - self._last_line) / taken
+        return f"about {pace * (self._total - self._done):.0f} s left"
 
     def _write_line(self, note: str) -> None:
         self._last_line = time.monotonic()
+        self._done_at_last_line = self._done
         count = (
             f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
         )
