@@ -139,6 +139,8 @@ def parse_samples(items: Sequence[str], num_examples: int, seed: int) -> list[in
                 f"{num_examples} examples of this split",
             ) from None
         chosen.update(dict.fromkeys(found))
+    if not chosen:
+        raise run_state.usage_error("samples", "", "name at least one sample")
     return list(chosen)
 
 

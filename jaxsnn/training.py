@@ -130,7 +130,7 @@ def temporal_margin_loss(
     """
     chex.assert_rank([output_times, label], [1, 0])
     is_label = jnp.arange(len(output_times)) == label
-    logits = -(output_times + margin * is_label) / temperature
+    logits = -(output_times + jnp.where(is_label, margin, 0.0)) / temperature
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
@@ -203,9 +203,11 @@ def make_update(
         state: TrainState, key: jax.Array, steps: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(state.params, key, steps, labels)
-        changes, optimizer_state = optimizer.update(
-            gradient, state.optimizer_state, state.params
-        )
+        # Optax mixes integer counts and floats, whatever the caller has forbidden.
+        with jax.numpy_dtype_promotion("standard"):
+            changes, optimizer_state = optimizer.update(
+                gradient, state.optimizer_state, state.params
+            )
         params = optax.apply_updates(state.params, changes)
         return TrainState(params, optimizer_state), value
 

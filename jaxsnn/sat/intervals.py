@@ -102,22 +102,21 @@ def _budgeted_potentials(
     for step in range(num_steps):
         # Moving input i across this step costs `cost[i]` steps and adds `sign * w`.
         arrived = query.spike_steps <= step
-        cost = np.where(arrived, step + 1 - query.spike_steps, query.spike_steps - step)
-        free = np.where(arrived, query.high > step, query.low <= step)
-        change = np.where(arrived, -weights, weights)[:, free]
+        free = np.flatnonzero(np.where(arrived, query.high > step, query.low <= step))
+        arrived, steps = arrived[free], query.spike_steps[free]
+        cost = np.where(arrived, step + 1 - steps, steps - step)
+        change = np.where(arrived, -weights[:, free], weights[:, free])
         for sign, bound in ((1, highest), (-1, lowest)):
             gains = np.maximum(sign * change, 0)
-            gain = np.full(layer.num_outputs, np.iinfo(np.int64).max)
+            best = np.full(layer.num_outputs, np.iinfo(np.int64).max)
             if query.max_total_shift is not None:
-                gain = np.minimum(
-                    gain, _best_gain(gains, cost[free], query.max_total_shift)
-                )
+                best = _best_gain(gains, cost, query.max_total_shift)
             if query.max_changed is not None:
-                unit = np.ones_like(cost[free])
-                gain = np.minimum(gain, _best_gain(gains, unit, query.max_changed))
-            best = clean[:, step] + sign * gain
+                unit = np.ones_like(cost)
+                best = np.minimum(best, _best_gain(gains, unit, query.max_changed))
+            within = clean[:, step] + sign * best
             tighter = np.minimum if sign > 0 else np.maximum
-            bound[:, step] = tighter(bound[:, step], best)
+            bound[:, step] = tighter(bound[:, step], within)
     return lowest, highest
 
 

@@ -16,6 +16,7 @@ everything that verifies works on the sparse `Synapses` alone.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -122,6 +123,10 @@ class Dense:
 
     def synapses(self) -> Synapses:
         """Returns the connections of nonzero weight."""
+        return self._synapses
+
+    @functools.cached_property
+    def _synapses(self) -> Synapses:
         neurons, inputs = np.nonzero(self.weights)
         starts = np.searchsorted(neurons, np.arange(self.num_outputs + 1))
         return Synapses(
@@ -196,6 +201,10 @@ class Conv2D:
 
     def synapses(self) -> Synapses:
         """Returns the connections of nonzero weight."""
+        return self._synapses
+
+    @functools.cached_property
+    def _synapses(self) -> Synapses:
         height, width, features = self.output_shape
         taps_h, taps_w, channels, _ = self.kernel.shape
         patches = _patches(
@@ -261,6 +270,10 @@ class EarliestPool2D:
 
     def synapses(self) -> Synapses:
         """Returns unit weights and thresholds of zero: any spike crosses."""
+        return self._synapses
+
+    @functools.cached_property
+    def _synapses(self) -> Synapses:
         height, width, channels = self.output_shape
         patches = _patches(
             self.input_shape, self.window, self.strides, ((0, 0), (0, 0))

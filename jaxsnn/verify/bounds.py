@@ -133,69 +133,101 @@ def _within_budget(
 ) -> tuple[jax.Array, jax.Array]:
     """Tightens potentials `[T, N]` of the first layer to the budgets."""
     clean = simulate.potentials(layer, arrays, _arrived(ball.spike_steps, num_steps))
-    # A unit change of every input, propagated: the dense weights of any linear layer.
-    columns = simulate.potentials(
-        layer, arrays, jnp.eye(layer.num_inputs, dtype=jnp.float32)
-    )  # [D, N]
+    # Unit changes of every input, propagated: the dense weights of any linear layer.
+    units = jnp.eye(len(ball.spike_steps), dtype=jnp.float32)
+    columns = simulate.potentials(layer, arrays, units)  # [D, N]
 
-    def tighten(step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        arrived = ball.spike_steps <= step
-        cost = jnp.where(arrived, step + 1 - ball.spike_steps, ball.spike_steps - step)
-        free = jnp.where(arrived, ball.high > step, ball.low <= step)
-        change = jnp.where(arrived[:, None], -columns, columns)
-        change = jnp.where(free[:, None], change, 0.0)
-        return (
-            -_best_gain(-change, cost, ball, limits),
-            _best_gain(change, cost, ball, limits),
-        )
-
-    losses, gains = jax.lax.map(tighten, jnp.arange(num_steps, dtype=jnp.int32))
+    losses = jnp.full(clean.shape, jnp.inf, jnp.float32)
+    gains = losses
+    if limits.max_total_shift is not None:
+        total, budget = limits.max_total_shift, ball.max_total_shift
+        gains = _shift_gains(columns, ball, total, num_steps)[budget]
+        losses = _shift_gains(-columns, ball, total, num_steps)[budget]
+    if limits.max_changed is not None:
+        gains = jnp.minimum(gains, _change_gains(columns, ball, limits, num_steps))
+        losses = jnp.minimum(losses, _change_gains(-columns, ball, limits, num_steps))
     return (
-        jnp.maximum(lowest, clean + losses),
+        jnp.maximum(lowest, clean - losses),
         jnp.minimum(highest, clean + gains),
     )
 
 
-def _best_gain(
-    change: jax.Array, cost: jax.Array, ball: Ball, limits: Limits
+def _shift_gains(
+    columns: jax.Array, ball: Ball, total: int, num_steps: int
 ) -> jax.Array:
-    """The largest sum of changes within the budgets, `[N]` of `[D, N]` and `[D]`."""
-    gains = jnp.maximum(change, 0.0)
-    best = jnp.full(gains.shape[1], jnp.inf, jnp.float32)
-    if limits.max_changed is not None:
-        most = min(limits.max_changed, gains.shape[0])
-        table = _knapsack(gains, jnp.ones_like(cost), most, 1)
-        best = jnp.minimum(best, table[jnp.minimum(ball.max_changed, most)])
-    if limits.max_total_shift is not None:
-        total = limits.max_total_shift
-        table = _knapsack(gains, cost, total, total)
-        best = jnp.minimum(best, table[ball.max_total_shift])
-    return best
+    """Best rise of every potential for every total shift: `[total + 1, T, N]`.
 
-
-def _knapsack(
-    gains: jax.Array, costs: jax.Array, budget: int, max_cost: int
-) -> jax.Array:
-    """0/1 knapsacks of `[D, N]` gains and `[D]` costs in `1 .. max_cost`.
-
-    Items of one cost are taken in the order of their gains, so a prefix of the
-    largest suffices.
-
-    Returns:
-      `[budget + 1, N]` the best gain of every neuron for every budget.
+    A 0/1 knapsack for each step and neuron. Carrying input `i` across step `t` costs
+    `s_i - t` if it comes later (and adds its weight), `t + 1 - s_i` if it has come
+    (and takes its weight away). Of equally costly inputs only the best are taken.
     """
-    best = jnp.zeros((budget + 1, gains.shape[1]), jnp.float32)
-    for cost in range(1, max_cost + 1):
-        most = min(budget // cost, gains.shape[0])
+    best = jnp.zeros((total + 1, num_steps, columns.shape[1]), jnp.float32)
+    for cost in range(1, total + 1):
+        most = min(total // cost, columns.shape[0])
         if most == 0:
             continue
-        items = jnp.where((costs == cost)[:, None], gains, 0.0)
-        top, _ = jax.lax.top_k(items.T, most)
-        taken = jnp.cumsum(top, axis=1).T  # [most, N]
+        can_come = (ball.spike_steps - ball.low >= cost)[:, None]
+        can_wait = (ball.high - ball.spike_steps >= cost)[:, None]
+        coming = _best_by_step(
+            jnp.where(can_come, columns, 0.0), ball.spike_steps, num_steps, most
+        )
+        waiting = _best_by_step(
+            jnp.where(can_wait, -columns, 0.0), ball.spike_steps, num_steps, most
+        )
+        # Step t sees inputs of step t + cost come, and those of t + 1 - cost wait.
+        nothing = jnp.zeros((cost, most, columns.shape[1]), jnp.float32)
+        items = jnp.concatenate(
+            [
+                jnp.concatenate([coming[cost:], nothing])[:num_steps],
+                jnp.concatenate([nothing[: cost - 1], waiting])[:num_steps],
+            ],
+            axis=1,
+        )
+        taken = jnp.cumsum(-jnp.sort(-items, axis=1)[:, :most], axis=1)
         improved = best
         for count in range(1, most + 1):
             spent = count * cost
-            candidate = best[: budget + 1 - spent] + taken[count - 1][None, :]
+            candidate = best[: total + 1 - spent] + taken[None, :, count - 1]
             improved = improved.at[spent:].max(candidate)
         best = improved
     return best
+
+
+def _best_by_step(
+    values: jax.Array, spike_steps: jax.Array, num_steps: int, count: int
+) -> jax.Array:
+    """The largest positive values among the inputs of each step: `[T, count, N]`."""
+    num_inputs, num_neurons = values.shape
+    index = jnp.arange(num_inputs, dtype=jnp.int32)[:, None]
+    zeros = jnp.zeros((num_steps, num_neurons), jnp.float32)
+    nobody = jnp.full((num_steps, num_neurons), num_inputs, jnp.int32)
+
+    def take(remaining: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        largest = zeros.at[spike_steps].max(remaining)
+        # Take one of several equal values away.
+        holders = jnp.where(remaining == largest[spike_steps], index, num_inputs)
+        first = nobody.at[spike_steps].min(holders)
+        return jnp.where(first[spike_steps] == index, 0.0, remaining), largest
+
+    positive = jnp.maximum(values, 0.0)
+    _, best = jax.lax.scan(take, positive, None, length=count)
+    return jnp.moveaxis(best, 0, 1)
+
+
+def _change_gains(
+    columns: jax.Array, ball: Ball, limits: Limits, num_steps: int
+) -> jax.Array:
+    """Best rise `[T, N]` of every potential when so many inputs change."""
+    assert limits.max_changed is not None
+    most = min(limits.max_changed, columns.shape[0])
+
+    def at(step: jax.Array) -> jax.Array:
+        arrived = ball.spike_steps <= step
+        free = jnp.where(arrived, ball.high > step, ball.low <= step)
+        rise = jnp.where(arrived[:, None], -columns, columns)
+        rise = jnp.where(free[:, None], jnp.maximum(rise, 0.0), 0.0)
+        top, _ = jax.lax.top_k(rise.T, most)
+        counted = jnp.arange(most) < ball.max_changed
+        return jnp.where(counted[None, :], top, 0.0).sum(axis=1)
+
+    return jax.lax.map(at, jnp.arange(num_steps, dtype=jnp.int32))

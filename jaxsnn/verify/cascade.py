@@ -21,7 +21,7 @@ from jaxsnn.sat import backends, replay
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.solve import solve
 from jaxsnn.sat.spec import IntegerNetwork
-from jaxsnn.verify import attack, bounds
+from jaxsnn.verify import attack, bounds, quotient
 
 STAGES = (Stage.BOUNDS, Stage.ATTACK, Stage.SOLVE)
 
@@ -132,47 +132,65 @@ def _limits(samples: Sequence[Sequence[Query]]) -> bounds.Limits:
 
 
 class _Engine:
-    """The batched stages, compiled once for all radii."""
+    """The batched stages, compiled once for all radii and images of similar size."""
 
     def __init__(
         self, network: IntegerNetwork, config: CascadeConfig, limits: bounds.Limits
     ) -> None:
         self.network = network
         self.config = config
-        self.weights = simulate.device_weights(network)
         self.limits = limits
-        self._bounds = jax.jit(self._decide_by_bounds)
-        self._attack = jax.jit(self._search)
-        self._warm: set[Callable[..., Any]] = set()
+        self.later_layers = simulate.device_weights(network)[1:]
+        bound = functools.partial(self._run_batch, self._decide_by_bounds)
+        search = functools.partial(self._run_batch, self._search)
+        self._compiled = {Stage.BOUNDS: jax.jit(bound), Stage.ATTACK: jax.jit(search)}
+        self._warm: set[tuple[Stage, int]] = set()
+
+    def _run_batch(
+        self,
+        one: Callable[..., Any],
+        first_layer: simulate.Weights,
+        later_layers: tuple[simulate.Weights, ...],
+        *arguments: Any,
+    ) -> Any:
+        def example(first_layer: simulate.Weights, *arguments: Any) -> Any:
+            return one((first_layer, *later_layers), *arguments)
+
+        return jax.vmap(example)(first_layer, *arguments)
 
     def _decide_by_bounds(
-        self, weights: Any, ball: bounds.Ball, label: Any, tolerance: Any
+        self,
+        weights: Sequence[simulate.Weights],
+        ball: bounds.Ball,
+        label: jax.Array,
+        tolerance: jax.Array,
+        key: jax.Array,
     ) -> jax.Array:
-        def one(ball: bounds.Ball, label: Any, tolerance: Any) -> jax.Array:
-            levels = bounds.propagate(
-                self.network.layers, weights, self.network.num_steps, ball, self.limits
-            )
-            return bounds.decided(levels[-1], label, tolerance)
-
-        return jax.vmap(one)(ball, label, tolerance)
+        del key
+        levels = bounds.propagate(
+            self.network.layers, weights, self.network.num_steps, ball, self.limits
+        )
+        return bounds.decided(levels[-1], label, tolerance)
 
     def _search(
         self,
-        weights: Any,
+        weights: Sequence[simulate.Weights],
         ball: bounds.Ball,
-        label: Any,
-        tolerance: Any,
-        keys: jax.Array,
+        label: jax.Array,
+        tolerance: jax.Array,
+        key: jax.Array,
     ) -> attack.Attack:
-        one = functools.partial(
-            attack.search,
+        return attack.search(
             self.network.layers,
             weights,
             self.network.num_steps,
-            limits=self.limits,
-            config=self.config.effort,
+            ball,
+            label,
+            tolerance,
+            key,
+            self.limits,
+            self.config.effort,
         )
-        return jax.vmap(one)(ball, label, tolerance, keys)
 
     def run(
         self, batch: Sequence[Sequence[Query]], key: jax.Array
@@ -180,48 +198,67 @@ class _Engine:
         """Runs the batched stages; undecided queries get a result without a stage."""
         results = [_clean(self.network, queries) for queries in batch]
         for index in range(len(batch[0]) if batch else 0):
-            queries = [sample[index] for sample in batch]
-            arguments = _stack(queries, self.config.batch_size, self.network)
-            index_key, key = jax.random.split(key)
-            keys = jax.random.split(index_key, self.config.batch_size)
+            stage_key, key = jax.random.split(key)
             for stage in self.config.stages:
                 left = [
-                    b for b, found in enumerate(results) if found[index].stage is None
+                    row
+                    for row, found in enumerate(results)
+                    if found[index].stage is None
                 ]
-                if not left or stage is Stage.SOLVE:
-                    continue
-                if stage is Stage.BOUNDS:
-                    decided, seconds = self._timed(self._bounds, *arguments)
-                else:
-                    attacks, seconds = self._timed(self._attack, *arguments, keys)
-                share = seconds / len(batch)
-                for b in left:
-                    spent = results[b][index].seconds + share
-                    verdict = Result(Verdict.UNKNOWN, seconds=spent)
-                    if stage is Stage.BOUNDS and decided[b]:
-                        verdict = Result(Verdict.ROBUST, stage, seconds=spent)
-                    elif stage is Stage.ATTACK and attacks.found[b]:
-                        verdict = _replayed(
-                            self.network, queries[b], attacks.spike_steps[b], spent
-                        )
-                        # Wider balls hold the same counterexample.
-                        for wider in range(index + 1, len(batch[b])):
-                            results[b][wider] = dataclasses.replace(
-                                verdict, seconds=0.0
-                            )
-                    results[b][index] = verdict
+                if left and stage is not Stage.SOLVE:
+                    self._run_stage(stage, index, batch, left, results, stage_key)
         return results
 
-    def _timed(
-        self, function: Callable[..., Any], *arguments: Any
-    ) -> tuple[Any, float]:
-        """Calls a compiled function; the first call's compilation is not counted."""
-        if function not in self._warm:
-            jax.block_until_ready(function(self.weights, *arguments))
-            self._warm.add(function)
+    def _run_stage(
+        self,
+        stage: Stage,
+        index: int,
+        batch: Sequence[Sequence[Query]],
+        left: Sequence[int],
+        results: list[dict[int, Result]],
+        key: jax.Array,
+    ) -> None:
+        """Runs one stage on the rows that are left and writes their results."""
+        queries = [batch[row][index] for row in left]
+        outcome, kept, seconds = self._call(stage, queries, key)
+        for position, row in enumerate(left):
+            spent = results[row][index].seconds + seconds / len(left)
+            query = queries[position]
+            result = Result(Verdict.UNKNOWN, seconds=spent)
+            if stage is Stage.BOUNDS and outcome[position]:
+                result = Result(Verdict.ROBUST, stage, seconds=spent)
+            elif stage is Stage.ATTACK and outcome.found[position]:
+                steps = kept.restore(position, query, outcome.spike_steps[position])
+                result = _replayed(self.network, query, steps, spent)
+                # Wider balls hold the same counterexample.
+                for wider in range(index + 1, len(batch[row])):
+                    results[row][wider] = dataclasses.replace(result, seconds=0.0)
+            results[row][index] = result
+
+    def _call(
+        self, stage: Stage, queries: Sequence[Query], key: jax.Array
+    ) -> tuple[Any, quotient.Quotient, float]:
+        """Runs a compiled stage on a padded batch; compilation is not counted."""
+        size = self.config.batch_size
         started = time.monotonic()
-        output = jax.block_until_ready(function(self.weights, *arguments))
-        return jax.tree.map(np.asarray, output), time.monotonic() - started
+        padded = list(queries) + [queries[-1]] * (size - len(queries))
+        kept = quotient.relevant_inputs(self.network, padded)
+        arguments = (
+            quotient.first_layer(self.network, kept),
+            self.later_layers,
+            quotient.balls(self.network, padded, kept),
+            jnp.asarray([query.label for query in padded], jnp.int32),
+            jnp.asarray([_tolerance(self.network, q) for q in padded], jnp.int32),
+            jax.random.split(key, size),
+        )
+        prepared = time.monotonic() - started
+        shape = (stage, kept.inputs.shape[1])
+        if shape not in self._warm:
+            jax.block_until_ready(self._compiled[stage](*arguments))
+            self._warm.add(shape)
+        started = time.monotonic()
+        outcome = jax.tree.map(np.asarray, self._compiled[stage](*arguments))
+        return outcome, kept, prepared + time.monotonic() - started
 
 
 def _clean(network: IntegerNetwork, queries: Sequence[Query]) -> dict[int, Result]:
@@ -254,30 +291,13 @@ def _replayed(
     return Result(Verdict.FALSIFIED, Stage.ATTACK, None, seconds, counterexample=steps)
 
 
-def _stack(
-    queries: Sequence[Query], batch_size: int, network: IntegerNetwork
-) -> tuple[bounds.Ball, jax.Array, jax.Array]:
-    """Queries as arrays, padded to the batch size by repeating the last."""
-    padded = list(queries) + [queries[-1]] * (batch_size - len(queries))
-
-    def column(values: Sequence[Any]) -> jax.Array:
-        return jnp.asarray(np.array(values), jnp.int32)
-
-    ball = bounds.Ball(
-        column([query.spike_steps for query in padded]),
-        column([query.low for query in padded]),
-        column([query.high for query in padded]),
-        column([query.max_total_shift or 0 for query in padded]),
-        column([query.max_changed or 0 for query in padded]),
-    )
-    tolerances = []
-    for query in padded:
-        tolerance = query.tolerance(network.num_classes)
-        if query.target is not None:  # no other class can beat the label
-            others = np.arange(network.num_classes) != query.target
-            tolerance[others] = -2 * network.num_steps
-        tolerances.append(tolerance)
-    return ball, column([query.label for query in padded]), column(tolerances)
+def _tolerance(network: IntegerNetwork, query: Query) -> np.ndarray:
+    """`Query.tolerance`, out of reach for classes that do not count."""
+    tolerance = query.tolerance(network.num_classes)
+    if query.target is not None:
+        others = np.arange(network.num_classes) != query.target
+        tolerance[others] = -2 * network.num_steps
+    return tolerance
 
 
 class _Solvers:

@@ -141,6 +141,7 @@ def test_shards_share_a_workdir_and_are_merged(network_file, tmp_path):
         (["--dataset=mnist", "--data_dir=/absent"], "/absent"),
         (["--dataset=digits"], "64"),
         (["--samples=3:3"], "3:3"),
+        (["--samples="], "samples"),
         (["--samples=99"], "99"),
         (["--radius=-1"], "-1"),
         (["--norm=pixel", "--radius=1.5"], "1.5"),
