@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+
+from experiments import data, run_state, train_job, train_snn
+from jaxsnn import integer
+from jaxsnn.sat import replay
+
+
+def job(**changes):
+    settings = {
+        "hidden": (6,),
+        "num_steps": 8,
+        "method": "surrogate",
+        "weight_bits": 4,
+        "epochs": 4,
+        "batch_size": 40,
+        "learning_rate": 0.02,
+        "jitter": 1,
+        "seed": 3,
+    }
+    return train_job.Job(
+        train=data.load("iris", "train"),
+        test=data.load("iris", "test"),
+        **(settings | changes),
+    )
+
+
+def flags(workdir, **changes):
+    values = {"dataset": "iris", "hidden": "6", "num_steps": 8, "epochs": 2}
+    values |= {"batch_size": 40, "workdir": workdir} | changes
+    return ["train_snn", *(f"--{name}={value}" for name, value in values.items())]
+
+
+def exit_code(arguments):
+    with pytest.raises(SystemExit) as left:
+        run_state.run(train_snn.main, train_snn.FLAGS, arguments)
+    return left.value.code or 0
+
+
+def test_the_binary_writes_what_it_measured(tmp_path, capsys):
+    assert exit_code(flags(tmp_path / "out", weight_bits=3)) == 0
+    network = integer.load(tmp_path / "out" / "network.npz")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert max(np.abs(layer.weights).max() for layer in network.layers) <= 3
+    test = data.load("iris", "test")
+    steps = train_job.spike_steps(test, 8)
+    predictions = [
+        replay.prediction(replay.spike_steps(network, one)[-1]) for one in steps
+    ]
+    assert metrics["test_accuracy"] == pytest.approx(
+        np.mean(np.array(predictions) == test.labels)
+    )
+    assert metrics["seconds"] > 0
+    assert len(metrics["epochs"]) == 2
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_resumes_to_the_same_network(tmp_path, monkeypatch):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for workdir in (whole, halves):
+        run_state.start_run(workdir, {}, outputs=train_job.OUTPUTS)
+    train_job.run_job(job(), whole)
+
+    advance = train_job.progress.Progress.advance
+
+    def interrupt(bar, steps=1, **facts):
+        advance(bar, steps, **facts)
+        if bar._done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_job.progress.Progress, "advance", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_job.run_job(job(), halves)
+    assert not (halves / "metrics.json").exists()
+    metrics = train_job.run_job(job(), halves)
+    assert len(metrics["epochs"]) == 4
+    with np.load(whole / "network.npz") as one, np.load(halves / "network.npz") as two:
+        assert set(one.files) == set(two.files)
+        for name in one.files:
+            assert np.array_equal(one[name], two[name])
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    run_state.start_run(tmp_path, {}, outputs=train_job.OUTPUTS)
+    first = train_job.run_job(job(epochs=1), tmp_path)
+    assert train_job.run_job(job(epochs=1), tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dataset": "letters"}, "--dataset=letters"),
+        ({"dataset": "mnist"}, "--data_dir"),
+        ({"dataset": "mnist", "data_dir": "/nowhere"}, "--data_dir=/nowhere"),
+        ({"hidden": "0"}, "--hidden=0"),
+        ({"hidden": "8,many"}, "--hidden=many"),
+        ({"num_steps": 3}, "--num_steps=3"),
+        ({"weight_bits": 1}, "--weight_bits=1"),
+        ({"weight_bits": 9}, "--weight_bits=9"),
+        ({"epochs": 0}, "--epochs=0"),
+        ({"learning_rate": -1.0}, "--learning_rate=-1.0"),
+        ({"learning_rate": "nan"}, "--learning_rate=nan"),
+        ({"batch_size": 500}, "--batch_size=500"),
+        ({"method": "magic"}, "--method=magic"),
+    ],
+)
+def test_wrong_flags_exit_2_with_one_line_and_write_nothing(
+    tmp_path, capsys, changes, named
+):
+    assert exit_code(flags(tmp_path / "out", **changes)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert not (tmp_path / "out").exists()

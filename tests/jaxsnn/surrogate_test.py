@@ -1,0 +1,100 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsnn import events, network, surrogate
+from jaxsnn.network import Neurons
+from jaxsnn.surrogate import Surrogate
+
+CONV = network.NetworkConfig(
+    (6, 6, 1),
+    (network.Conv2D(3), network.EarliestPool2D(), network.Dense(5), network.Dense(4)),
+    num_steps=9,
+)
+DENSE = network.NetworkConfig((30,), (network.Dense(6), network.Dense(4)), num_steps=12)
+
+output_times = jax.jit(surrogate.output_times, static_argnums=(0, 3))
+output_steps = jax.jit(events.output_steps, static_argnums=0)
+
+
+def random_network(config, seed):
+    init_key, input_key = jax.random.split(jax.random.key(seed))
+    weights = network.init(init_key, config).weights
+    num_inputs = int(np.prod(config.input_shape))
+    steps = jax.random.randint(input_key, (5, num_inputs), 0, config.num_steps)
+    return weights, steps
+
+
+@pytest.mark.parametrize("config", [CONV, DENSE])
+@pytest.mark.parametrize("num_bins", [None, 4, 50])
+def test_forward_is_the_network_whatever_the_gradient_sees(config, num_bins):
+    weights, steps = random_network(config, seed=1)
+    neurons = [Neurons(w, jnp.float32(1)) for w in weights]
+    times = output_times(config, neurons, steps, Surrogate(num_bins))
+    # Adding and subtracting the time that the gradient saw may round.
+    exact = output_steps(config, neurons, steps)
+    np.testing.assert_allclose(times, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (40, 900)])
+def test_gradient_of_potentials_is_that_of_the_plain_sum(shape):
+    """Both ways of computing it; the larger layer is summed by examples."""
+    weights = jax.random.normal(jax.random.key(0), shape)
+    bins = jax.random.randint(jax.random.key(1), (4, shape[1]), 0, 6)
+    factors = jax.random.normal(jax.random.key(2), (4, 6, shape[0]))
+
+    def naive(weights):
+        arrived = bins[:, None] <= jnp.arange(6)[None, :, None]
+        return jnp.einsum("bgd,nd->bgn", arrived.astype(jnp.float32), weights)
+
+    def ours(weights):
+        return surrogate.binned_potentials(weights, bins, 6)
+
+    np.testing.assert_allclose(ours(weights), naive(weights), atol=1e-4)
+    expected = jax.jit(jax.grad(lambda w: (naive(w) * factors).sum()))(weights)
+    actual = jax.jit(jax.grad(lambda w: (ours(w) * factors).sum()))(weights)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_gradient_of_spiking_is_that_of_the_highest_potential_so_far():
+    """An oracle by automatic differentiation of a soft step with the same slope."""
+    potentials = jax.random.normal(jax.random.key(0), (3, 7, 5)) + 0.5
+    factors = jax.random.normal(jax.random.key(1), (3, 7, 5))
+    threshold, width = jnp.float32(1.3), 0.4
+
+    def soft(potentials):
+        highest = jax.lax.cummax(potentials, axis=1)
+        distance = (highest - threshold) / (width * threshold)
+        # The integral of 1 / (threshold (1 + |distance|)^2).
+        step = width * distance / (1 + jnp.abs(distance))
+        return (factors[:, 1:-1] * step[:, :-2]).sum()
+
+    def ours(potentials):
+        return (factors * surrogate._spiked(potentials, threshold, width)).sum()
+
+    expected = jax.jit(jax.grad(soft))(potentials)
+    np.testing.assert_allclose(jax.jit(jax.grad(ours))(potentials), expected, atol=1e-5)
+
+
+def test_a_silent_neuron_is_drawn_towards_the_threshold():
+    config = network.NetworkConfig((3,), (network.Dense(1),), num_steps=6)
+
+    def time(weights):
+        neurons = [Neurons(weights, jnp.float32(1))]
+        steps = jnp.array([[0, 2, 5]])
+        return surrogate.output_times(config, neurons, steps, Surrogate())[0, 0]
+
+    value, gradient = jax.jit(jax.value_and_grad(time))(jnp.array([[0.3, 0.4, 0.9]]))
+    assert value == 5
+    # The last input spikes too late to matter; the first counts longest.
+    assert gradient[0, 0] < gradient[0, 1] < gradient[0, 2] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((2,), "num_bins=2"), ((None, 0.0), "width=0.0")],
+)
+def test_wrong_surrogates_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Surrogate(*arguments)
