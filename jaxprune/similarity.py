@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxprune import cka
 from jaxprune.activations import ActivationsFn
+from jaxprune.batches import MaskFn, pad_batches
 from jaxprune.samples import SamplesFn, examples_as_samples
 
 # (samples `[n, d]`, mask `[n]` or None) -> Gram matrix `[n, n]`.
@@ -178,39 +178,6 @@ def merge_processes(state: SimilarityState) -> SimilarityState:
     return total(multihost_utils.process_allgather(state))
 
 
-# A batch -> mask `[n]` or `[n, t]` of the examples or tokens that count.
-MaskFn = Callable[[Any], Array]
-
-
-def _num_examples(inputs: Any) -> int:
-    leaves = jax.tree.leaves(inputs)
-    if not leaves:
-        raise ValueError("a batch holds no arrays")
-    return leaves[0].shape[0]
-
-
-def _padded(
-    batches: Iterable[Any], mask_fn: MaskFn | None, multiple: int
-) -> Iterator[tuple[Any, Any]]:
-    """Yields batches of one size, so that one program serves all, and their masks."""
-    size = 0
-    for inputs in batches:
-        num_examples = _num_examples(inputs)
-        size = max(size, math.ceil(num_examples / multiple) * multiple)
-        missing = size - num_examples
-        mask = np.ones(num_examples, bool) if mask_fn is None else mask_fn(inputs)
-        if missing:
-            # Repeats of a true example, as zeros may drive a model out of its range.
-            inputs = jax.tree.map(
-                lambda x, missing=missing: jnp.concatenate(
-                    [x, jnp.repeat(x[-1:], missing, axis=0)]
-                ),
-                inputs,
-            )
-            mask = np.pad(mask, [(0, missing)] + [(0, 0)] * (mask.ndim - 1))
-        yield inputs, mask
-
-
 def batch_groups_fn(
     activations_fn: ActivationsFn,
     estimator: Estimator = Estimator(),
@@ -289,7 +256,9 @@ def accumulate(
     batch_total = jax.jit(batch_total_fn(activations_fn, estimator, mesh))
     states = (
         batch_total(variables, inputs, mask)
-        for inputs, mask in _padded(batches, mask_fn, 1 if mesh is None else mesh.size)
+        for inputs, mask in pad_batches(
+            batches, mask_fn, multiple=1 if mesh is None else mesh.size
+        )
     )
     return functools.reduce(merge, _some(states))
 
@@ -314,7 +283,9 @@ def accumulate_groups(
     batch_groups = jax.jit(batch_groups_fn(activations_fn, estimator, mesh))
     states = (
         batch_groups(variables, inputs, mask)
-        for inputs, mask in _padded(batches, mask_fn, 1 if mesh is None else mesh.size)
+        for inputs, mask in pad_batches(
+            batches, mask_fn, multiple=1 if mesh is None else mesh.size
+        )
     )
     groups = jax.tree.map(lambda *parts: jnp.concatenate(parts), *_some(states))
     _check_any(float(jnp.sum(groups.weight)))
