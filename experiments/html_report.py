@@ -50,13 +50,20 @@ class Figure:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Code:
+    """Text as typed or printed on a terminal."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Row:
     """Figures side by side, where the window is wide enough."""
 
     figures: Sequence[Figure]
 
 
-Block = str | Table | Figure | Row
+Block = str | Code | Table | Figure | Row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +108,8 @@ def _render_block(block: Block) -> str:
     match block:
         case str():
             return f"<p>{html.escape(block)}</p>"
+        case Code():
+            return f"<pre>{html.escape(block.text)}</pre>"
         case Table():
             return _render_table(block)
         case Figure():
@@ -210,6 +219,10 @@ section {
   padding: 1.2rem 1.4rem; margin: 1rem 0;
 }
 p { margin: .5rem 0; max-width: 46rem; }
+pre {
+  overflow-x: auto; background: var(--ground); border-radius: .4rem;
+  padding: .8rem 1rem; font-size: .85rem;
+}
 .scroll { overflow-x: auto; margin: .8rem 0; }
 table {
   border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem;

@@ -18,7 +18,7 @@ import os
 import pathlib
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import json_files, run_state
@@ -196,8 +196,15 @@ def summarize_records(
     }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Returns header and rows of a summary as a person wants it: no empty columns."""
+def table(
+    rows: Sequence[Mapping[str, Any]], leave_out: Collection[str] = ()
+) -> tuple[list[str], list[list[Any]]]:
+    """Returns header and rows of a summary as a person wants it: no empty columns.
+
+    Args:
+        rows: from `summarize`.
+        leave_out: further columns not to show, such as `network` when there is but one.
+    """
     shown = {
         "network": "network",
         "other": "other",
@@ -217,7 +224,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
     columns = [
         column
         for column in shown
-        if not (column in optional and not any(row[column] for row in rows))
+        if column not in leave_out
+        and not (column in optional and not any(row[column] for row in rows))
         and not (equivalence and column == "verified_accuracy")
     ]
     header = [shown[column] for column in columns]

@@ -33,14 +33,12 @@ def render(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def format_cell(cell: Any) -> str:
-    """Returns a cell as text; floats with four significant digits."""
+    """Returns a cell as text; floats with four significant digits, or as integers."""
     if cell is None:
         return "-"
-    if isinstance(cell, float):
-        return f"{cell:.4g}"
-    if isinstance(cell, int) and not isinstance(cell, bool):
-        return f"{cell:,}" if abs(cell) >= 10_000 else str(cell)
-    return str(cell)
+    if is_number(cell) and abs(cell) >= 10_000:
+        return f"{cell:,.0f}"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def is_number(cell: Any) -> bool:
