@@ -1,0 +1,1 @@
+"""Published verifiers of temporally coded networks, from their description."""
