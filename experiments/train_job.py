@@ -28,6 +28,7 @@ class Job:
         num_steps: `T`.
         method: learning rule.
         weight_bits: bits of the integer weights, 0 for the finest exact scale.
+        train_radius: steps that inputs may move by in certified training, else 0.
         epochs: passes over `train`.
         batch_size: examples per update.
         learning_rate: of the first update; it falls to 0 along a cosine.
@@ -41,6 +42,7 @@ class Job:
     num_steps: int
     method: str
     weight_bits: int
+    train_radius: int
     epochs: int
     batch_size: int
     learning_rate: float
@@ -77,12 +79,16 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     optimizer = optax.adam(
         optax.cosine_decay_schedule(job.learning_rate, batches * job.epochs)
     )
-    objective = training.Objective(jitter=job.jitter, weight_bits=job.weight_bits)
+    objective = training.Objective(
+        jitter=job.jitter,
+        weight_bits=job.weight_bits,
+        radius=job.train_radius,
+        ramp=batches * job.epochs // 2,
+    )
     update = training.make_update(config, objective, optimizer)
 
     init_key, epochs_key = jax.random.split(jax.random.key(job.seed))
-    params = network.init(init_key, config)
-    state = training.TrainState(params, optimizer.init(params))
+    state = training.initial_state(init_key, config, optimizer)
     history: list[dict[str, float]] = []
     path = workdir / CHECKPOINT_FILE
     if path.exists():

@@ -16,6 +16,7 @@ from experiments import data, run_state
 from experiments.train_job import OUTPUTS, Job, describe, run_job
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "iris")
+METHODS = ("surrogate", "certified")
 BITS = (0, 2, 3, 4, 5, 6, 7, 8)
 
 FLAGS = run_state.new_flags()
@@ -28,7 +29,18 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer("num_steps", 16, "Number of time steps T.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "method", "surrogate", ["surrogate"], "Learning rule.", flag_values=FLAGS
+    "method",
+    "surrogate",
+    METHODS,
+    "Learning rule: surrogate gradients, or these with interval bounds (certified).",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "train_radius",
+    0,
+    "Steps that every input may move by in certified training.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "weight_bits",
@@ -72,6 +84,12 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "weight_bits", FLAGS.weight_bits, "must be 2 (ternary) to 8, or 0"
         )
+    if (FLAGS.method == "certified") != (FLAGS.train_radius > 0):
+        raise run_state.usage_error(
+            "train_radius",
+            FLAGS.train_radius,
+            "must be positive with --method=certified, and 0 with any other",
+        )
     if not FLAGS.learning_rate > 0:
         raise run_state.usage_error(
             "learning_rate", FLAGS.learning_rate, "must be positive"
@@ -91,6 +109,7 @@ def make_job() -> Job:
         num_steps=FLAGS.num_steps,
         method=FLAGS.method,
         weight_bits=FLAGS.weight_bits,
+        train_radius=FLAGS.train_radius,
         epochs=FLAGS.epochs,
         batch_size=FLAGS.batch_size,
         learning_rate=FLAGS.learning_rate,

@@ -73,10 +73,7 @@ def output_times(
     """
     num_steps = config.num_steps
     num_bins = min(surrogate.num_bins or num_steps, num_steps)
-    bins = steps.astype(jnp.int32)
-    if num_bins < num_steps:
-        bins = bins * (num_bins - 1) // (num_steps - 1)
-    seen = _output_bins(config, neurons, bins, num_bins, surrogate.width)
+    seen = _output_bins(config, neurons, steps, num_bins, surrogate.width)
     if num_bins == num_steps:
         return seen
     seen = seen * ((num_steps - 1) / (num_bins - 1))
@@ -84,55 +81,123 @@ def output_times(
     return seen + jax.lax.stop_gradient(exact.astype(seen.dtype) - seen)
 
 
+def output_bounds(
+    config: network.NetworkConfig,
+    neurons: Sequence[Neurons],
+    earliest: jax.Array,
+    latest: jax.Array,
+    surrogate: Surrogate,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns bounds of the spike times of the outputs over a box of inputs.
+
+    Interval propagation: the highest potential has every input of positive weight spike
+    as early as it can and every other one as late, and the lowest the reverse. With as
+    many bins as steps the bounds are sound.
+
+    Args:
+      config: the network.
+      neurons: weights and threshold of every layer of neurons.
+      earliest: `[B, D]` first admissible spike times, whole numbers in `0 .. T-1`.
+      latest: `[B, D]` last admissible spike times.
+      surrogate: of the gradient.
+
+    Returns:
+      The first and the last time each output can spike, `[B, C]` float32 each,
+      differentiable by the weights.
+
+    >>> config = network.NetworkConfig((2,), (network.Dense(1),), num_steps=6)
+    >>> neurons = [Neurons(jnp.array([[2.0, -1.5]]), jnp.float32(1))]
+    >>> box = jnp.array([[0, 1]]), jnp.array([[2, 3]])
+    >>> [float(t[0, 0]) for t in output_bounds(config, neurons, *box, Surrogate())]
+    [1.0, 5.0]
+    """
+    num_bins = min(surrogate.num_bins or config.num_steps, config.num_steps)
+    could = _arrived(earliest, config.num_steps, num_bins)
+    must = _arrived(latest, config.num_steps, num_bins)
+    remaining = iter(neurons)
+    for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
+        if isinstance(layer, network.EarliestPool2D):
+            could, must = (_pool(layer, shape, spiked) for spiked in (could, must))
+            continue
+        weights, threshold = next(remaining)
+        middle = _potentials(layer, shape, weights, (could + must) / 2)
+        spread = _potentials(layer, shape, jnp.abs(weights), (could - must) / 2)
+        could = _spiked(middle + spread, threshold, surrogate.width)
+        must = _spiked(middle - spread, threshold, surrogate.width)
+    unit = (config.num_steps - 1) / (num_bins - 1)
+    return (num_bins - could.sum(axis=1)) * unit, (num_bins - must.sum(axis=1)) * unit
+
+
+def _bins(steps: jax.Array, num_steps: int, num_bins: int) -> jax.Array:
+    steps = steps.astype(jnp.int32)
+    return steps if num_bins == num_steps else steps * (num_bins - 1) // (num_steps - 1)
+
+
+def _arrived(steps: jax.Array, num_steps: int, num_bins: int) -> jax.Array:
+    """Returns `[B, G, D]` 0 or 1: whether each input has spiked by each bin."""
+    clock = jnp.arange(num_bins, dtype=jnp.int32)[None, :, None]
+    return (_bins(steps, num_steps, num_bins)[:, None] <= clock).astype(jnp.float32)
+
+
 def _output_bins(
     config: network.NetworkConfig,
     neurons: Sequence[Neurons],
-    bins: jax.Array,
+    steps: jax.Array,
     num_bins: int,
     width: float,
 ) -> jax.Array:
     """Returns `[B, C]` bins in which the outputs spike, seen in bins throughout."""
-    precision = jax.lax.Precision.HIGHEST
     remaining = iter(neurons)
-    spiked = None
-    for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
-        if isinstance(layer, network.Dense) and spiked is None:
-            weights, threshold = next(remaining)
-            potentials = binned_potentials(weights, bins, num_bins)
-            spiked = _spiked(potentials, threshold, width)
-            continue
-        if spiked is None:
-            clock = jnp.arange(num_bins, dtype=jnp.int32)
-            spiked = (bins[:, None] <= clock[None, :, None]).astype(jnp.float32)
-        batch = spiked.shape[:2]
-        if isinstance(layer, network.Dense):
-            weights, threshold = next(remaining)
-            potentials = jnp.matmul(spiked, weights.T[None], precision=precision)
-            spiked = _spiked(potentials, threshold, width)
-            continue
-        images = spiked.reshape((batch[0] * batch[1], *shape))
+    if isinstance(config.layers[0], network.Dense):
+        weights, threshold = next(remaining)
+        bins = _bins(steps, config.num_steps, num_bins)
+        potentials = binned_potentials(weights, bins, num_bins)
+        spiked = _spiked(potentials, threshold, width)
+        above = 1
+    else:
+        spiked = _arrived(steps, config.num_steps, num_bins)
+        above = 0
+    for layer, shape in zip(
+        config.layers[above:], config.shapes[above:-1], strict=True
+    ):
         if isinstance(layer, network.EarliestPool2D):
-            spiked = _pool(layer, images).reshape((*batch, -1))
+            spiked = _pool(layer, shape, spiked)
             continue
         weights, threshold = next(remaining)
-        kernel = weights.reshape(len(weights), *layer.window, shape[2])
-        sums = jax.lax.conv_general_dilated(
-            images,
-            kernel,
-            layer.strides,
-            "VALID",
-            dimension_numbers=("NHWC", "OHWI", "NHWC"),
-            precision=precision,
-        )
-        spiked = _spiked(sums.reshape((*batch, -1)), threshold, width)
-    assert spiked is not None
+        potentials = _potentials(layer, shape, weights, spiked)
+        spiked = _spiked(potentials, threshold, width)
     return num_bins - spiked.sum(axis=1)
 
 
-def _pool(layer: network.EarliestPool2D, images: jax.Array) -> jax.Array:
-    """Returns whether any position of each window has spiked."""
-    one = functools.partial(network.patches, layer, images.shape[1:])
-    return jax.vmap(one)(images).max(axis=-1)
+def _potentials(
+    layer: network.Dense | network.Conv2D,
+    shape: tuple[int, ...],
+    weights: jax.Array,
+    spiked: jax.Array,
+) -> jax.Array:
+    """Returns `[B, G, N]` potentials from `[B, G, D]` spikes that have arrived."""
+    precision = jax.lax.Precision.HIGHEST
+    if isinstance(layer, network.Dense):
+        return jnp.matmul(spiked, weights.T[None], precision=precision)
+    batch = spiked.shape[:2]
+    sums = jax.lax.conv_general_dilated(
+        spiked.reshape((batch[0] * batch[1], *shape)),
+        weights.reshape(len(weights), *layer.window, shape[2]),
+        layer.strides,
+        "VALID",
+        dimension_numbers=("NHWC", "OHWI", "NHWC"),
+        precision=precision,
+    )
+    return sums.reshape((*batch, -1))
+
+
+def _pool(
+    layer: network.EarliestPool2D, shape: tuple[int, ...], spiked: jax.Array
+) -> jax.Array:
+    """Returns `[B, G, N]`: whether any position of each window has spiked."""
+    one = functools.partial(network.patches, layer, shape)
+    windows = jax.vmap(jax.vmap(one))(spiked)
+    return windows.max(axis=-1).reshape((*spiked.shape[:2], -1))
 
 
 # Whether neurons have spiked, from their potentials.

@@ -31,10 +31,14 @@ class Objective:
       jitter: inputs are moved by up to this many steps at random in training, which
         teaches the network to be indifferent to it.
       weight_bits: 2 (ternary) to 8, or 0 for float weights.
+      radius: the margin is also asked for when every input may move by up to this many
+        steps, as far as interval bounds can tell; 0 does not ask for it.
+      robustness: the share of that in the loss, in `[0, 1]`.
+      ramp: number of updates over which that share grows to its full size.
 
     Raises:
-      ValueError: a negative margin or jitter, a temperature that is not positive, or
-        another number of bits.
+      ValueError: a negative number, a temperature that is not positive, a share
+        outside `[0, 1]`, or another number of bits.
     """
 
     margin: float = 0.125
@@ -43,10 +47,16 @@ class Objective:
     width: float = 0.3
     jitter: int = 0
     weight_bits: int = 0
+    radius: int = 0
+    robustness: float = 0.5
+    ramp: int = 0
 
     def __post_init__(self) -> None:
-        if self.margin < 0 or self.jitter < 0:
-            raise ValueError(f"{self.margin=} and {self.jitter=} must not be negative")
+        for name in ("margin", "jitter", "radius", "ramp"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.robustness <= 1:
+            raise ValueError(f"{self.robustness=} must lie in [0, 1]")
         if not self.temperature > 0:
             raise ValueError(f"{self.temperature=} must be positive")
         low_precision.check_bits(self.weight_bits)
@@ -58,10 +68,28 @@ class TrainState(NamedTuple):
     Attributes:
       params: float weights; `low_precision.integer_network` makes them exact.
       optimizer_state: of the optax transformation.
+      num_updates: scalar int32, made so far.
     """
 
     params: network.Params
     optimizer_state: optax.OptState
+    num_updates: jax.Array
+
+
+def initial_state(
+    key: jax.Array,
+    config: network.NetworkConfig,
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """Returns random weights and an optimizer that has seen nothing.
+
+    Args:
+      key: a PRNG key; consumed.
+      config: the network.
+      optimizer: an optax transformation.
+    """
+    params = network.init(key, config)
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 class Outcome(NamedTuple):
@@ -173,8 +201,7 @@ def make_update(
 
     >>> config = network.NetworkConfig((4,), (network.Dense(2),), num_steps=8)
     >>> optimizer = optax.adam(0.01)
-    >>> params = network.init(jax.random.key(0), config)
-    >>> state = TrainState(params, optimizer.init(params))
+    >>> state = initial_state(jax.random.key(0), config, optimizer)
     >>> update = jax.jit(make_update(config, Objective(), optimizer))
     >>> steps, labels = jnp.array([[0, 1, 6, 7], [7, 6, 1, 0]]), jnp.array([0, 1])
     >>> losses = []
@@ -187,7 +214,11 @@ def make_update(
     seen = surrogates.Surrogate(objective.num_bins, objective.width)
 
     def loss(
-        params: network.Params, key: jax.Array, steps: jax.Array, labels: jax.Array
+        params: network.Params,
+        key: jax.Array,
+        steps: jax.Array,
+        labels: jax.Array,
+        num_updates: jax.Array,
     ) -> jax.Array:
         if objective.jitter:
             steps = jitter(key, steps, objective.jitter, config.num_steps)
@@ -195,20 +226,38 @@ def make_update(
             low_precision.quantize(w, config.threshold, objective.weight_bits)
             for w in params.weights
         ]
-        times = surrogates.output_times(config, neurons, steps, seen) / config.num_steps
         each = jax.vmap(temporal_margin_loss, (0, 0, None, None))
-        return each(times, labels, objective.margin, objective.temperature).mean()
+        span = config.num_steps
+
+        def cost(times: jax.Array) -> jax.Array:
+            losses = each(times / span, labels, objective.margin, objective.temperature)
+            return losses.mean()
+
+        clean = cost(surrogates.output_times(config, neurons, steps, seen))
+        if objective.radius == 0:
+            return clean
+        earliest = jnp.maximum(steps - objective.radius, 0)
+        latest = jnp.minimum(steps + objective.radius, span - 1)
+        first, last = surrogates.output_bounds(config, neurons, earliest, latest, seen)
+        is_label = jax.nn.one_hot(labels, first.shape[1], dtype=bool)
+        worst = cost(jnp.where(is_label, last, first))
+        share = objective.robustness * jnp.minimum(
+            1, (num_updates + 1) / (objective.ramp + 1)
+        )
+        return (1 - share) * clean + share * worst
 
     def update(
         state: TrainState, key: jax.Array, steps: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        value, gradient = jax.value_and_grad(loss)(state.params, key, steps, labels)
+        value, gradient = jax.value_and_grad(loss)(
+            state.params, key, steps, labels, state.num_updates
+        )
         # Optax mixes integer counts and floats, whatever the caller has forbidden.
         with jax.numpy_dtype_promotion("standard"):
             changes, optimizer_state = optimizer.update(
                 gradient, state.optimizer_state, state.params
             )
         params = optax.apply_updates(state.params, changes)
-        return TrainState(params, optimizer_state), value
+        return TrainState(params, optimizer_state, state.num_updates + 1), value
 
     return update

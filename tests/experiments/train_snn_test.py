@@ -14,6 +14,7 @@ def job(**changes):
         "num_steps": 8,
         "method": "surrogate",
         "weight_bits": 4,
+        "train_radius": 0,
         "epochs": 4,
         "batch_size": 40,
         "learning_rate": 0.02,
@@ -105,6 +106,8 @@ def test_a_finished_run_is_not_repeated(tmp_path):
         ({"learning_rate": "nan"}, "--learning_rate=nan"),
         ({"batch_size": 500}, "--batch_size=500"),
         ({"method": "magic"}, "--method=magic"),
+        ({"method": "certified"}, "--train_radius=0"),
+        ({"train_radius": 1}, "--train_radius=1"),
     ],
 )
 def test_wrong_flags_exit_2_with_one_line_and_write_nothing(

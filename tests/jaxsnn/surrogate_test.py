@@ -2,6 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxsnn import events, network, surrogate
 from jaxsnn.network import Neurons
@@ -15,6 +17,7 @@ CONV = network.NetworkConfig(
 DENSE = network.NetworkConfig((30,), (network.Dense(6), network.Dense(4)), num_steps=12)
 
 output_times = jax.jit(surrogate.output_times, static_argnums=(0, 3))
+output_bounds = jax.jit(surrogate.output_bounds, static_argnums=(0, 4))
 output_steps = jax.jit(events.output_steps, static_argnums=0)
 
 
@@ -98,3 +101,22 @@ def test_a_silent_neuron_is_drawn_towards_the_threshold():
 def test_wrong_surrogates_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Surrogate(*arguments)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31 - 1), radius=st.integers(0, 3))
+def test_bounds_hold_for_every_input_of_the_box(seed, radius):
+    """Soundness, by random inputs; and at radius 0 the bounds are the times."""
+    weights, steps = random_network(CONV, seed % 7)
+    # Whole numbers, so that both sides add up exactly.
+    neurons = [Neurons(jnp.round(4 * w), jnp.float32(4)) for w in weights]
+    lowest = jnp.maximum(steps - radius, 0)
+    highest = jnp.minimum(steps + radius, CONV.num_steps - 1)
+    first, last = output_bounds(CONV, neurons, lowest, highest, Surrogate())
+    inside = jax.random.randint(jax.random.key(seed), steps.shape, lowest, highest + 1)
+    times = output_steps(CONV, neurons, inside).astype(jnp.float32)
+    assert bool((first <= times).all())
+    assert bool((times <= last).all())
+    if radius == 0:
+        assert np.array_equal(first, times)
+        assert np.array_equal(last, times)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsnn import events, low_precision, network, training
+from jaxsnn import events, low_precision, network, surrogate, training
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,7 @@ def test_a_network_learns_to_tell_two_patterns_apart(bits):
     optimizer = optax.adam(0.02)
     objective = training.Objective(jitter=1, weight_bits=bits)
     update = jax.jit(training.make_update(config, objective, optimizer))
-    params = network.init(jax.random.key(1), config)
-    state = training.TrainState(params, optimizer.init(params))
+    state = training.initial_state(jax.random.key(1), config, optimizer)
     for key in jax.random.split(jax.random.key(2), 150):
         state, _ = update(state, key, steps, labels)
     neurons = low_precision.integer_neurons(config, state.params, bits)
@@ -82,8 +81,35 @@ def test_a_network_learns_to_tell_two_patterns_apart(bits):
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"jitter": -1}, "jitter=-1"),
         ({"weight_bits": 1}, "bits=1"),
+        ({"radius": -1}, "radius=-1"),
+        ({"ramp": -1}, "ramp=-1"),
+        ({"robustness": 1.5}, "robustness=1.5"),
     ],
 )
 def test_wrong_objectives_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         training.Objective(**arguments)
+
+
+def test_certified_training_keeps_the_label_ahead_in_the_worst_case():
+    config = network.NetworkConfig((8,), (network.Dense(6), network.Dense(2)), 10)
+    early = np.where(np.arange(8) < 4, 2, 7)
+    steps = jnp.asarray(np.stack([early, early[::-1]]))
+    labels = jnp.array([0, 1])
+
+    def worst_margin(radius):
+        optimizer = optax.adam(0.02)
+        objective = training.Objective(radius=radius, ramp=25)
+        update = jax.jit(training.make_update(config, objective, optimizer))
+        state = training.initial_state(jax.random.key(1), config, optimizer)
+        for key in jax.random.split(jax.random.key(2), 100):
+            state, _ = update(state, key, steps, labels)
+        neurons = low_precision.integer_neurons(config, state.params, 0)
+        first, last = surrogate.output_bounds(
+            config, neurons, steps - 2, steps + 2, surrogate.Surrogate()
+        )
+        return float((jnp.diag(first[:, ::-1]) - jnp.diag(last)).min())
+
+    certified = worst_margin(radius=2)
+    assert certified > worst_margin(radius=0)
+    assert certified > 0
