@@ -234,8 +234,8 @@ def _import(module: str) -> Any:
 
 
 BACKENDS: dict[str, Callable[[Problem], Session]] = {
-    "clingo": ClingoSession,
     "exact": ExactSession,
+    "clingo": ClingoSession,
     "cpsat": CpSatSession,
     "pysat": PysatSession,
 }
@@ -249,3 +249,13 @@ def installed() -> tuple[str, ...]:
         for name in BACKENDS
         if importlib.util.find_spec(_MODULES[name]) is not None
     )
+
+
+def portfolio() -> tuple[str, ...]:
+    """Returns the installed backends that are worth a turn together.
+
+    CP-SAT repeats its work in every turn, so that it is left out where Exact, which
+    decides the same kind of query sooner, is installed.
+    """
+    names = installed()
+    return tuple(name for name in names if name != "cpsat" or "exact" not in names)

@@ -101,16 +101,21 @@ class _Encoder:
         layer = self.network.layers[depth - 1]
         rows = self.synapses[depth - 1]
         row = slice(rows.starts[neuron], rows.starts[neuron + 1])
-        sources, weights = rows.inputs[row].tolist(), rows.weights[row].tolist()
+        sources, weights = rows.inputs[row], rows.weights[row]
+        early = self.levels[depth - 1].low[sources]
+        late = self.levels[depth - 1].high[sources]
         low = int(self.levels[depth].low[neuron])
         start = self.encoded_until.get((depth, neuron), low)
         for free in range(start, step + 1):
+            cause = free - layer.delay
+            certain, possible = late <= cause, early <= cause
+            undecided = np.flatnonzero(possible & ~certain)
             crossing = self.problem.at_least(
                 [
-                    (weight, self.spiked(depth - 1, source, free - layer.delay))
-                    for source, weight in zip(sources, weights, strict=True)
+                    (int(weights[k]), self.spiked(depth - 1, int(sources[k]), cause))
+                    for k in undecided
                 ],
-                int(rows.thresholds[neuron]) + 1,
+                int(rows.thresholds[neuron]) + 1 - int(weights[certain].sum()),
             )
             before = self.spiked(depth, neuron, free - 1)
             self.literals[depth, neuron, free] = self.problem.disjunction(

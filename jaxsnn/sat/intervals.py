@@ -29,8 +29,8 @@ def propagate(network: IntegerNetwork, query: Query) -> list[Interval]:
     """
     levels = [Interval(query.low, query.high)]
     for depth, layer in enumerate(network.layers):
-        if depth == 0 and (query.max_total_shift, query.max_changed) != (None, None):
-            lowest, highest = _budgeted_potentials(layer, query, network.num_steps)
+        if depth == 0:
+            lowest, highest = input_potentials(layer, query, network.num_steps)
         else:
             lowest, highest = _potentials(layer, levels[-1], network.num_steps)
         threshold = layer.synapses().thresholds[:, None]
@@ -85,20 +85,23 @@ def _potentials(
     )
 
 
-def _budgeted_potentials(
+def input_potentials(
     layer: Layer, query: Query, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest potentials `[N, T]` of the first layer within the budgets.
+    """Returns the lowest and highest potentials of the first layer, each `[N, T]`.
 
-    With both budgets given, each is relaxed in turn and the tighter one is kept.
+    Each bound is attained by some admissible input, as long as the query has at most
+    one kind of budget; with both, each is relaxed in turn and the tighter one kept.
     """
+    lowest, highest = _potentials(layer, Interval(query.low, query.high), num_steps)
+    if query.max_total_shift is None and query.max_changed is None:
+        return lowest, highest
     synapses = layer.synapses()
     clean = _accumulate(
         layer, query.spike_steps[synapses.inputs], synapses.weights, num_steps
     )
     weights = np.zeros((layer.num_outputs, layer.num_inputs), np.int64)
     weights[synapses.neurons, synapses.inputs] = synapses.weights
-    lowest, highest = _potentials(layer, Interval(query.low, query.high), num_steps)
     for step in range(num_steps):
         # Moving input i across this step costs `cost[i]` steps and adds `sign * w`.
         arrived = query.spike_steps <= step

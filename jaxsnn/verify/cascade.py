@@ -55,7 +55,7 @@ class CascadeConfig:
                 "must be at least 1"
             )
         if not self.backends:
-            object.__setattr__(self, "backends", backends.installed())
+            object.__setattr__(self, "backends", backends.portfolio())
 
 
 class Decision(NamedTuple):

@@ -1,0 +1,1 @@
+"""Confirming proofs: independent of what made them, without jax and without solvers."""

@@ -1,0 +1,147 @@
+"""Checks claimed intervals of spike steps, one level at a time, in NumPy int64.
+
+A claim is local: given where the neurons of one level can spike, where can those of
+the next? Nothing is taken from the code that made the claim; sums are matrix
+products where that code scatters, budgets a textbook knapsack where it sorts.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsnn.sat.check.errors import ProofError
+from jaxsnn.sat.query import Query, Tie
+from jaxsnn.sat.spec import IntegerNetwork, Layer
+
+
+class Claim(NamedTuple):
+    """Where the neurons of one level are said to spike."""
+
+    low: np.ndarray  # [N] int64, at this step or later
+    high: np.ndarray  # [N] int64, at this step or before
+
+
+def check_intervals(
+    network: IntegerNetwork, query: Query, claims: Sequence[Claim]
+) -> None:
+    """Confirms that every admissible input spikes within the claimed intervals.
+
+    Args:
+      network: the network.
+      query: the ball; its windows are the intervals of the inputs.
+      claims: one for each layer, the outputs last.
+
+    Raises:
+      ProofError: naming the first layer and neuron whose claim does not follow.
+    """
+    if len(claims) != len(network.layers):
+        raise ProofError(
+            f"intervals of {len(claims)} layers for {len(network.layers)} layers"
+        )
+    before = Claim(query.low, query.high)
+    last = network.num_steps - 1
+    for depth, (layer, claim) in enumerate(zip(network.layers, claims, strict=True)):
+        if claim.low.shape != (layer.num_outputs,) or claim.high.shape != (
+            layer.num_outputs,
+        ):
+            raise ProofError(f"layer {depth}: intervals of another number of neurons")
+        weights = _dense(layer)
+        thresholds = layer.synapses().thresholds
+        surely = np.full(layer.num_outputs, last)
+        too_early = np.zeros(layer.num_outputs, bool)
+        for step in range(network.num_steps):
+            lowest, highest = _potentials(weights, before, step)
+            if depth == 0:
+                lowest, highest = _budgeted(weights, query, step, lowest, highest)
+            spike = min(step + layer.delay, last)
+            too_early |= (highest > thresholds) & (spike < claim.low)
+            surely = np.where(lowest > thresholds, np.minimum(surely, spike), surely)
+        wrong = too_early | (surely > claim.high) | (claim.low < 0) | (claim.low > last)
+        if wrong.any():
+            neuron = int(wrong.argmax())
+            raise ProofError(
+                f"layer {depth}, neuron {neuron}: the interval {claim.low[neuron]} .. "
+                f"{claim.high[neuron]} does not follow from the level before"
+            )
+        before = claim
+
+
+def check_decided(query: Query, outputs: Claim) -> None:
+    """Confirms that no class can beat the label within the output intervals.
+
+    Raises:
+      ProofError: naming a class that can.
+    """
+    latest = outputs.high[query.label]
+    for other, earliest in enumerate(outputs.low):
+        if other == query.label or query.target not in (None, other):
+            continue
+        ties = query.tie is Tie.ADVERSARIAL or (
+            query.tie is Tie.ARGMIN and other < query.label
+        )
+        if earliest < latest or (ties and earliest == latest):
+            raise ProofError(
+                f"class {other} may spike at step {earliest}, the label {query.label} "
+                f"as late as {latest}"
+            )
+
+
+def _dense(layer: Layer) -> np.ndarray:
+    rows = layer.synapses()
+    weights = np.zeros((layer.num_outputs, layer.num_inputs), np.int64)
+    np.add.at(weights, (rows.neurons, rows.inputs), rows.weights)
+    return weights
+
+
+def _potentials(
+    weights: np.ndarray, inputs: Claim, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Extreme potentials `[N]` at a step: some inputs have arrived, some may have."""
+    certain = inputs.high <= step
+    arrived = weights[:, certain].sum(axis=1)
+    open_weights = weights[:, (inputs.low <= step) & ~certain]
+    return (
+        arrived + np.minimum(open_weights, 0).sum(axis=1),
+        arrived + np.maximum(open_weights, 0).sum(axis=1),
+    )
+
+
+def _budgeted(
+    weights: np.ndarray,
+    query: Query,
+    step: int,
+    lowest: np.ndarray,
+    highest: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tightens extreme potentials `[N]` of the first layer by the budgets."""
+    clean = query.spike_steps
+    come = clean <= step
+    potential = weights[:, come].sum(axis=1)
+    # An input crosses this step by leaving (it had come) or by coming sooner.
+    crosses = np.flatnonzero(np.where(come, query.high > step, query.low <= step))
+    change = np.where(come[crosses], -weights[:, crosses], weights[:, crosses])
+    distance = np.where(come, step + 1 - clean, clean - step)[crosses]
+    for budget, costs in (
+        (query.max_total_shift, distance),
+        (query.max_changed, np.ones_like(distance)),
+    ):
+        if budget is not None:
+            rise = _knapsack(np.maximum(change, 0), costs, budget)
+            fall = _knapsack(np.maximum(-change, 0), costs, budget)
+            highest = np.minimum(highest, potential + rise)
+            lowest = np.maximum(lowest, potential - fall)
+    return lowest, highest
+
+
+def _knapsack(values: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
+    """The best total value a row within the budget; item by item."""
+    if (costs == 1).all():  # the most valuable ones
+        kept = max(values.shape[1] - budget, 0)
+        return np.sort(values, axis=1)[:, kept:].sum(axis=1)
+    best = np.zeros((budget + 1, len(values)), np.int64)
+    for item in np.flatnonzero(costs <= budget):
+        cost = costs[item]
+        with_item = best[: budget + 1 - cost] + values[:, item]
+        best[cost:] = np.maximum(best[cost:], with_item)
+    return best[budget]
