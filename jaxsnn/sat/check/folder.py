@@ -1,0 +1,137 @@
+"""Confirms one proof folder, from its hashes to its last lemma."""
+
+import gzip
+import json
+import pathlib
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsnn.sat.check import formula, manifest, rup
+from jaxsnn.sat.check.errors import ProofError
+from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
+from jaxsnn.sat.check.manifest import Manifest, Method
+from jaxsnn.sat.query import Query
+from jaxsnn.sat.spec import IntegerNetwork
+
+
+class Confirmed(NamedTuple):
+    """A proof that holds: the query is robust for the network.
+
+    Attributes:
+      manifest: the digests of what was proved about what.
+      query: the query.
+      num_steps: lemmas that were checked; 0 if the intervals decide.
+      seconds: time the check took.
+    """
+
+    manifest: Manifest
+    query: Query
+    num_steps: int
+    seconds: float
+
+
+def confirm(
+    folder: pathlib.Path, load: Callable[[pathlib.Path], IntegerNetwork]
+) -> Confirmed:
+    """Confirms that a folder proves what its manifest says.
+
+    Hashes first; then the intervals, which the encoding takes as constants; then that
+    they decide, or that the formula is the one for this network and query and that
+    its refutation holds.
+
+    Args:
+      folder: inside a proof directory that holds the network's file.
+      load: reads a network's file (`jaxsnn.integer.load`); it may remember.
+
+    Raises:
+      ProofError: one line that says what does not hold.
+    """
+    started = time.monotonic()
+    sealed, files = manifest.open_sealed(folder)
+    try:
+        network = load(manifest.confirm_network_file(folder.parent, sealed))
+    except ProofError:
+        raise
+    except ValueError as error:
+        raise ProofError(str(error)) from error
+    query = manifest.query_from_json(files[manifest.QUERY_FILE])
+    for name, found in (
+        ("network", manifest.network_digest(network)),
+        ("input", manifest.input_digest(query)),
+        ("query", manifest.sha256(files[manifest.QUERY_FILE])),
+    ):
+        if getattr(sealed, name) != found:
+            raise ProofError(f"is not about the {name} that the manifest names")
+    _check_query(network, query)
+    claims = read_claims(files[manifest.INTERVALS_FILE])
+    check_intervals(network, query, claims)
+    num_steps = 0
+    if sealed.method is Method.INTERVALS:
+        check_decided(query, claims[-1])
+    else:
+        num_steps = _check_refutation(sealed.method, files, network, query)
+    return Confirmed(sealed, query, num_steps, time.monotonic() - started)
+
+
+def read_claims(data: bytes) -> list[Claim]:
+    """Reads the intervals of every layer.
+
+    Raises:
+      ProofError: they are no intervals.
+    """
+    try:
+        levels = [
+            Claim(*(np.array(level[end]) for end in ("low", "high")))
+            for level in json.loads(data)
+        ]
+    except (ValueError, TypeError, KeyError):
+        levels = [Claim(np.empty(0), np.empty(0))]
+    if any(end.dtype != np.int64 or end.ndim != 1 for level in levels for end in level):
+        raise ProofError(f"{manifest.INTERVALS_FILE} holds no intervals")
+    return levels
+
+
+def _check_query(network: IntegerNetwork, query: Query) -> None:
+    classes = range(network.num_classes)
+    steps = (query.low, query.spike_steps, query.high)
+    fits = (
+        all(step.shape == (network.num_inputs,) for step in steps)
+        and int(query.low.min(initial=0)) >= 0
+        and int(query.high.max(initial=0)) < network.num_steps
+        and query.label in classes
+        and (query.target is None or query.target in classes)
+    )
+    if not fits:
+        raise ProofError("the query does not fit the network")
+
+
+def _check_refutation(
+    method: Method, files: Mapping[str, bytes], network: IntegerNetwork, query: Query
+) -> int:
+    formula_file, refutation_file = manifest.REFUTATION_FILES[method]
+    stored = _unpack(files[formula_file]).splitlines()
+    refutation = _unpack(files[refutation_file]).splitlines()
+    problem = formula.question(network, query)
+    clauses = formula.clauses(problem)
+    _compare(stored, formula.dimacs(clauses).splitlines(), formula_file)
+    return rup.check_refutation(clauses, refutation)
+
+
+def _compare(stored: list[str], derived: list[str], name: str) -> None:
+    if stored == derived:
+        return
+    pairs = zip(stored, derived, strict=False)
+    line = next((n for n, (a, b) in enumerate(pairs, start=1) if a != b), None)
+    where = f"line {line}" if line else "its length"
+    raise ProofError(f"{name} is not the formula of this query: {where} differs")
+
+
+def _unpack(data: bytes) -> str:
+    try:
+        return gzip.decompress(data).decode("ascii")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ProofError(f"a file cannot be unpacked ({error})") from None
