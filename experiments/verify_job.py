@@ -1,5 +1,6 @@
 """What `verify_snn` does once its flags are checked: decide, append, report."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ class Job:
     shard: int
     num_shards: int
     skip_misclassified: bool
+    proof_dir: str | None
     seed: int
 
     @property
@@ -48,7 +50,7 @@ def run_job(job: Job, run: run_state.RunState) -> None:
     # Imported here: jax takes longer to load than wrong flags should take to be told.
     import jax
 
-    from experiments import verify_report
+    from experiments import verify_proofs, verify_report
     from jaxsnn import coding, simulate
     from jaxsnn.verify import cascade
 
@@ -105,7 +107,19 @@ def run_job(job: Job, run: run_state.RunState) -> None:
     decisions = cascade.verify(network, asked, config, jax.random.key(job.seed))
     counts = dict.fromkeys((verdict.value for verdict in Verdict), 0)
     total = len(mine) * len(job.radii)
-    with progress.Progress("verify", total, done=len(known)) as bar:
+    with contextlib.ExitStack() as stack:
+        prover = None
+        if job.proof_dir is not None:
+            prover = stack.enter_context(
+                verify_proofs.Prover(job.proof_dir, network, job.seconds, job.workers)
+            )
+        bar = stack.enter_context(progress.Progress("verify", total, done=len(known)))
+
+        def keep(record: Mapping[str, Any]) -> None:
+            run_state.append_jsonl(path, record)
+            counts[record["verdict"]] += 1
+            bar.advance(**{name: n for name, n in counts.items() if n})
+
         for decision in decisions:
             position = todo[decision.sample]
             record = {
@@ -118,13 +132,25 @@ def run_job(job: Job, run: run_state.RunState) -> None:
             }
             if (record["sample"], record["radius"]) in known:
                 continue
-            run_state.append_jsonl(path, record)
-            counts[record["verdict"]] += 1
-            bar.advance(**{name: n for name, n in counts.items() if n})
+            if prover is None or decision.result.verdict is not Verdict.ROBUST:
+                keep(record)
+                continue
+            prover.submit(record, asked[decision.sample][decision.query])
+            for proved in prover.finished():
+                keep(proved)
+        if prover is not None:
+            for proved in prover.finished(wait=True):
+                keep(proved)
     merged = results.read_run(run.workdir)
     verify_report.write(run.workdir / "report.html", job, merged)
     print(text_table.render(*results.table(results.summarize([merged]))))
     print(f"\nresults: {path}\nreport:  {run.workdir / 'report.html'}")
+    if job.proof_dir is not None:
+        robust = [r for r in merged.records if r["verdict"] == Verdict.ROBUST.value]
+        num_proved = sum(record["proof"] is not None for record in robust)
+        print(
+            f"proofs:  {num_proved} of {len(robust)} robust verdicts, {job.proof_dir}"
+        )
 
 
 def make_queries(

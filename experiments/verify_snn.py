@@ -100,6 +100,12 @@ flags.DEFINE_boolean(
     "Leave out samples whose prediction is wrong.",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "proof_dir",
+    None,
+    "Directory to keep a proof of each robust verdict in, for check_proofs.",
+    flag_values=FLAGS,
+)
 
 
 def parse_samples(items: Sequence[str], num_examples: int, seed: int) -> list[int]:
@@ -231,6 +237,7 @@ def make_job() -> Job:
         shard=FLAGS.shard,
         num_shards=FLAGS.num_shards,
         skip_misclassified=FLAGS.skip_misclassified,
+        proof_dir=FLAGS.proof_dir,
         seed=FLAGS.seed,
     )
 
