@@ -23,12 +23,17 @@ class AttackConfig:
     Attributes:
       num_restarts: starting points, the first of them the clean input.
       num_iterations: gradient steps from each.
-      temperature: width of the relaxed spike in steps; wider sees further.
+      temperatures: widths of the relaxed spike in steps, one a restart in turn; wider
+        sees further, narrower is truer.
+      momentum: share of the direction that is kept from step to step.
+      stay: probability that an input sits a step out, which breaks cycles.
     """
 
-    num_restarts: int = 4
-    num_iterations: int = 12
-    temperature: float = 1.0
+    num_restarts: int = 6
+    num_iterations: int = 20
+    temperatures: tuple[float, ...] = (0.3, 1.0, 3.0)
+    momentum: float = 0.9
+    stay: float = 0.5
 
 
 DEFAULT_CONFIG = AttackConfig()
@@ -68,59 +73,57 @@ def search(
     Returns:
       The attack. `found` means that the exact simulator saw the decision broken.
     """
-    num_classes = tolerance.shape[0]
+    classes = jnp.arange(tolerance.shape[0])
+    # A class whose tolerance is out of reach does not count (see `bounds.decided`).
+    counts = (classes != label) & (tolerance > -num_steps)
+    temperatures = jnp.asarray(config.temperatures, jnp.float32)
 
-    def margins(steps: jax.Array) -> jax.Array:
-        """`[C]`: below zero where a class beats the label; never for the label."""
+    def broken(steps: jax.Array) -> jax.Array:
         outputs = simulate.spike_steps(layers, weights, num_steps, steps)[-1]
-        gap = outputs - outputs[label] - tolerance
-        return jnp.where(jnp.arange(num_classes) == label, num_steps, gap)
+        return (counts & (outputs < outputs[label] + tolerance)).any()
 
-    def loss(steps: jax.Array, rival: jax.Array) -> jax.Array:
-        outputs = relaxed_outputs(layers, weights, num_steps, steps, config.temperature)
-        return outputs[rival] - outputs[label]
+    def loss(steps: jax.Array, temperature: jax.Array) -> jax.Array:
+        """How much later than the label the soonest rival spikes."""
+        outputs = relaxed_outputs(layers, weights, num_steps, steps, temperature)
+        soonest = -jax.nn.logsumexp(jnp.where(counts, -outputs, -jnp.inf))
+        return soonest - outputs[label]
 
-    def project(scores: jax.Array, wanted: jax.Array) -> jax.Array:
-        return _within(ball, limits, scores, wanted)
-
-    def attack_rival(rival: jax.Array, key: jax.Array) -> Attack:
-        start_key, noise_key = jax.random.split(key)
-        start = jax.random.randint(
+    def from_start(restart: jax.Array, key: jax.Array) -> Attack:
+        temperature = temperatures[restart % len(temperatures)]
+        start_key, score_key, key = jax.random.split(key, 3)
+        anywhere = jax.random.randint(
             start_key, ball.low.shape, ball.low, ball.high + 1, jnp.int32
         )
-        scatter = jax.random.uniform(noise_key, ball.low.shape)
-        # The first restart begins at the clean input.
-        start = jnp.where(rival >= num_classes, start, ball.spike_steps)
-        start = project(scatter, start)
-        rival = rival % num_classes
+        start = jnp.where(restart > 0, anywhere, ball.spike_steps)
+        scores = jax.random.uniform(score_key, ball.low.shape)
+        start = _within(ball, limits, scores, start)
 
-        def body(carry: tuple, step_key: jax.Array) -> tuple[tuple, None]:
-            steps, momentum, found, best = carry
-            gradient = jax.grad(loss)(steps.astype(jnp.float32), rival)
-            norm = jnp.abs(gradient).max()
-            gradient = gradient / jnp.where(norm > 0, norm, 1.0)
-            momentum = 0.7 * momentum + gradient
-            wanted = jnp.where(
-                momentum > 0,
-                ball.low,
-                jnp.where(momentum < 0, ball.high, steps),
-            )
-            keep = jax.random.bernoulli(step_key, 0.15, steps.shape)
-            wanted = jnp.where(keep, steps, wanted)
-            candidate = project(jnp.abs(momentum), wanted)
-            broken = (margins(candidate) < 0).any()
-            best = jnp.where(broken & ~found, candidate, best)
-            return (candidate, momentum, found | broken, best), None
+        def step(
+            carry: tuple[jax.Array, jax.Array, Attack], key: jax.Array
+        ) -> tuple[tuple[jax.Array, jax.Array, Attack], None]:
+            steps, direction, attack = carry
+            gradient = jax.grad(loss)(steps.astype(jnp.float32), temperature)
+            size = jnp.abs(gradient).mean()
+            gradient = gradient / jnp.where(size > 0, size, 1.0)
+            direction = config.momentum * direction + gradient
+            wanted = jnp.where(direction < 0, ball.high, steps)
+            wanted = jnp.where(direction > 0, ball.low, wanted)
+            stays = jax.random.bernoulli(key, config.stay, steps.shape)
+            wanted = jnp.where(stays, steps, wanted)
+            steps = _within(ball, limits, jnp.abs(direction), wanted)
+            found = broken(steps)
+            best = jnp.where(found & ~attack.found, steps, attack.spike_steps)
+            return (steps, direction, Attack(attack.found | found, best)), None
 
-        found = (margins(start) < 0).any()
-        carry = (start, jnp.zeros(start.shape, jnp.float32), found, start)
+        no_direction = jnp.zeros(start.shape, jnp.float32)
+        carry = (start, no_direction, Attack(broken(start), start))
         keys = jax.random.split(key, config.num_iterations)
-        (_, _, found, best), _ = jax.lax.scan(body, carry, keys)
-        return Attack(found, best)
+        (_, _, attack), _ = jax.lax.scan(step, carry, keys)
+        return attack
 
-    rivals = jnp.arange(num_classes * config.num_restarts, dtype=jnp.int32)
-    keys = jax.random.split(key, len(rivals))
-    attacks = jax.lax.map(lambda arguments: attack_rival(*arguments), (rivals, keys))
+    restarts = jnp.arange(config.num_restarts, dtype=jnp.int32)
+    keys = jax.random.split(key, config.num_restarts)
+    attacks = jax.vmap(from_start)(restarts, keys)
     winner = jnp.argmax(attacks.found)
     return Attack(attacks.found.any(), attacks.spike_steps[winner])
 
@@ -130,7 +133,7 @@ def relaxed_outputs(
     weights: Sequence[simulate.Weights],
     num_steps: int,
     inputs: jax.Array,
-    temperature: float,
+    temperature: jax.Array | float,
 ) -> jax.Array:
     """Returns smooth `[C]` output steps of real-valued `[D]` input steps.
 
