@@ -65,7 +65,14 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     import optax
     from flax import serialization
 
-    from jaxsnn import integer, low_precision, network, training
+    from jaxsnn import (
+        integer,
+        low_precision,
+        network,
+        s4nn,
+        temporal_margin,
+        training,
+    )
 
     run_state.record(workdir, device=run_state.describe_device())
     train_steps, test_steps = (
@@ -76,19 +83,24 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
         (train_steps.shape[1],), tuple(map(network.Dense, widths)), job.num_steps
     )
     batches = len(job.train) // job.batch_size
-    optimizer = optax.adam(
-        optax.cosine_decay_schedule(job.learning_rate, batches * job.epochs)
-    )
-    objective = training.Objective(
-        jitter=job.jitter,
-        weight_bits=job.weight_bits,
-        radius=job.train_radius,
-        ramp=batches * job.epochs // 2,
-    )
-    update = training.make_update(config, objective, optimizer)
-
+    schedule = optax.cosine_decay_schedule(job.learning_rate, batches * job.epochs)
     init_key, epochs_key = jax.random.split(jax.random.key(job.seed))
-    state = training.initial_state(init_key, config, optimizer)
+    if job.method == "s4nn":
+        rule = s4nn.Rule(weight_bits=job.weight_bits)
+        gradient = s4nn.gradient(config, rule)
+        optimizer = optax.sgd(schedule)
+        params = s4nn.init(init_key, config)
+    else:
+        objective = temporal_margin.TemporalMargin(
+            weight_bits=job.weight_bits,
+            radius=job.train_radius,
+            ramp=batches * job.epochs // 2,
+        )
+        gradient = temporal_margin.gradient(config, objective)
+        optimizer = optax.adam(schedule)
+        params = network.init(init_key, config)
+    update = training.make_update(config, gradient, optimizer, job.jitter)
+    state = training.initial_state(params, optimizer)
     history: list[dict[str, float]] = []
     path = workdir / CHECKPOINT_FILE
     if path.exists():

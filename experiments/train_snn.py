@@ -16,7 +16,7 @@ from experiments import data, run_state
 from experiments.train_job import OUTPUTS, Job, describe, run_job
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "iris")
-METHODS = ("surrogate", "certified")
+METHODS = ("surrogate", "certified", "s4nn")
 BITS = (0, 2, 3, 4, 5, 6, 7, 8)
 
 FLAGS = run_state.new_flags()
@@ -32,7 +32,8 @@ flags.DEFINE_enum(
     "method",
     "surrogate",
     METHODS,
-    "Learning rule: surrogate gradients, or these with interval bounds (certified).",
+    "Learning rule: surrogate gradients, these with interval bounds (certified), or "
+    "the S4NN rule.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
