@@ -1,0 +1,167 @@
+"""Holds the lines of a verification run against proofs and replayed counterexamples.
+
+Queries are derived again from network, data set and line, in NumPy alone: the code
+here shares nothing with what asked them in the first place.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import data, results, run_state
+from jaxsnn import integer
+from jaxsnn.sat import replay
+from jaxsnn.sat.check import manifest
+from jaxsnn.sat.check.folder import Confirmed
+from jaxsnn.sat.query import Query, Tie
+from jaxsnn.sat.spec import IntegerNetwork
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """The lines of a run, and what they are about."""
+
+    records: Sequence[Mapping[str, Any]]
+    network: IntegerNetwork
+    dataset: data.Dataset
+    tie: Tie
+
+
+def open_run(workdir: str | os.PathLike[str], data_dir: str | None) -> Run:
+    """Reads a workdir of `verify_snn`, its network and its data.
+
+    Args:
+        workdir: of the run.
+        data_dir: where the data set is now, or None for where it was.
+
+    Raises:
+        UsageError: the workdir holds no run, or network or data cannot be read.
+    """
+    found = results.read_run(workdir)
+    try:
+        asked = found.flags
+        network = integer.load(
+            asked["network"], asked["num_steps"], asked["fractional_bits"]
+        )
+        dataset = data.load(
+            asked["dataset"], asked["split"], data_dir or asked["data_dir"]
+        )
+        tie = Tie(asked["tie"])
+    except (KeyError, ValueError) as error:
+        if isinstance(error, run_state.UsageError):
+            raise
+        raise run_state.usage_error("results", workdir, str(error)) from error
+    return Run([record for _, record in results.merge([found])], network, dataset, tie)
+
+
+def check(
+    run: Run, confirmed: Mapping[str, Confirmed]
+) -> tuple[dict[str, int], list[str]]:
+    """Confirms every decided line.
+
+    Args:
+        run: the lines.
+        confirmed: proofs that hold, by the name that lines give them.
+
+    Returns:
+        How many lines of each verdict are confirmed, and a line for each that is not.
+        Undecided lines claim nothing.
+    """
+    network = manifest.network_digest(run.network)
+    counts = {"robust": 0, "falsified": 0}
+    failures = []
+    for record in run.records:
+        if record["verdict"] not in counts:
+            continue
+        query = derive_query(run, record)
+        outputs = replay.spike_steps(run.network, query.spike_steps)[-1]
+        if replay.prediction(outputs) != query.label:
+            reason: str | None = f"the prediction is {replay.prediction(outputs)}"
+        elif record["verdict"] == "robust":
+            reason = _unproved(record, network, query, confirmed)
+        else:
+            reason = _not_broken(record, run.network, query)
+        if reason is None:
+            counts[record["verdict"]] += 1
+        else:
+            failures.append(
+                f"sample {record['sample']}, {record['norm']} radius "
+                f"{record['radius']}, {record['verdict']}: {reason}"
+            )
+    return counts, failures
+
+
+def derive_query(run: Run, record: Mapping[str, Any]) -> Query:
+    """Returns the query of a line; bright pixels spike early (`jaxsnn.coding`)."""
+    images, max_value = run.dataset.images, run.dataset.max_value
+    assert images is not None
+    assert max_value is not None
+    pixels = images[record["sample"]].reshape(-1).astype(np.int64)
+    last = run.network.num_steps - 1
+
+    def code(grey: np.ndarray) -> np.ndarray:
+        return (max_value - np.clip(grey, 0, max_value)) * last // max_value
+
+    steps = code(pixels)
+    norm, radius = record["norm"], record["radius"]
+    match norm:
+        case "pixel":
+            # An epsilon a hair below a whole number of grey levels means that number.
+            levels = math.floor(radius * max_value + 1e-9)
+            low, high = code(pixels + levels), code(pixels - levels)
+        case "l0":
+            low, high = np.zeros_like(steps), np.full_like(steps, last)
+        case _:
+            low = np.maximum(steps - radius, 0)
+            high = np.minimum(steps + radius, last)
+    return Query(
+        steps,
+        low,
+        high,
+        record["prediction"],
+        max_total_shift=radius if norm == "l1" else None,
+        max_changed=radius if norm == "l0" else None,
+        tie=run.tie,
+    )
+
+
+def _unproved(
+    record: Mapping[str, Any],
+    network: str,
+    query: Query,
+    confirmed: Mapping[str, Confirmed],
+) -> str | None:
+    """Why a robust line is not confirmed, None if it is."""
+    if record["proof"] is None:
+        return f"has no proof ({record.get('proof_note', 'none was asked for')})"
+    if record["proof"] not in confirmed:
+        return f"no proof {record['proof']} holds"
+    found = confirmed[record["proof"]].manifest
+    if found.network != network:
+        return "its proof is about another network"
+    if found.query != manifest.sha256(manifest.query_to_json(query)):
+        return "its proof is about another query"
+    return None
+
+
+def _not_broken(
+    record: Mapping[str, Any], network: IntegerNetwork, query: Query
+) -> str | None:
+    """Why a counterexample is none, None if it is one."""
+    changes = record["counterexample"]
+    if changes is None:
+        return "has no counterexample"
+    steps = query.spike_steps.copy()
+    for neuron, step, changed in changes:
+        if not 0 <= neuron < len(steps) or steps[neuron] != step:
+            return f"input {neuron} does not spike at step {step}"
+        steps[neuron] = changed
+    if not query.admits(steps):
+        return "the counterexample lies outside the ball"
+    if not query.violated_by(replay.spike_steps(network, steps)[-1]):
+        return "the counterexample does not change the decision"
+    return None
