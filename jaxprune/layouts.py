@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Tree = Any
@@ -27,6 +28,9 @@ class Layout(Protocol):
 
     def blocks(self, tree: Tree) -> list[Tree]:
         """Returns the subtree of each block, in order."""
+
+    def put(self, tree: Tree, blocks: Sequence[Tree]) -> Tree:
+        """Returns `tree` with `blocks` instead of its own: the inverse of `blocks`."""
 
     def take(self, tree: Tree, kept: Sequence[int]) -> Tree:
         """Returns `tree` with the blocks `kept` only, renumbered from zero."""
@@ -124,17 +128,20 @@ class Named:
         node = _at(tree, self.path)
         return [node[self.pattern.format(i)] for i in range(self.count(tree))]
 
-    def take(self, tree: Tree, kept: Sequence[int]) -> Tree:
-        """Returns `tree` with the blocks `kept` only, renamed from zero."""
-        blocks = self.blocks(tree)
-        chosen = [blocks[index] for index in _checked(kept, len(blocks))]
+    def put(self, tree: Tree, blocks: Sequence[Tree]) -> Tree:
+        """Returns `tree` with `blocks` instead of its own, named from zero."""
 
         def change(node: Tree) -> Tree:
             others = {key: node[key] for key in node if self._index(key) is None}
-            named = {self.pattern.format(i): block for i, block in enumerate(chosen)}
+            named = {self.pattern.format(i): block for i, block in enumerate(blocks)}
             return _rewrap(node, {**others, **named})
 
         return _replace(tree, self.path, change)
+
+    def take(self, tree: Tree, kept: Sequence[int]) -> Tree:
+        """Returns `tree` with the blocks `kept` only, renamed from zero."""
+        blocks = self.blocks(tree)
+        return self.put(tree, [blocks[i] for i in _checked(kept, len(blocks))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,16 +178,19 @@ class Listed:
             raise ValueError(f"the list of blocks at {self.path} is empty")
         return count
 
-    def take(self, tree: Tree, kept: Sequence[int]) -> Tree:
-        """Returns `tree` with the items `kept` only."""
-        blocks = self.blocks(tree)
-        chosen = [blocks[index] for index in _checked(kept, len(blocks))]
+    def put(self, tree: Tree, blocks: Sequence[Tree]) -> Tree:
+        """Returns `tree` with `blocks` instead of its own."""
 
         def change(node: Tree) -> Tree:
             is_mapping = isinstance(node, Mapping)
-            return _rewrap(node, dict(enumerate(chosen)) if is_mapping else chosen)
+            return _rewrap(node, dict(enumerate(blocks)) if is_mapping else blocks)
 
         return _replace(tree, self.path, change)
+
+    def take(self, tree: Tree, kept: Sequence[int]) -> Tree:
+        """Returns `tree` with the items `kept` only."""
+        blocks = self.blocks(tree)
+        return self.put(tree, [blocks[i] for i in _checked(kept, len(blocks))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +235,15 @@ class Stacked:
             jax.tree.map(lambda leaf, i=i: leaf.take(i, axis=self.axis), node)
             for i in range(self.count(tree))
         ]
+
+    def put(self, tree: Tree, blocks: Sequence[Tree]) -> Tree:
+        """Returns `tree` with `blocks`, stacked, instead of its own."""
+
+        def stack(*leaves: Any) -> Any:
+            on_device = any(isinstance(leaf, jax.Array) for leaf in leaves)
+            return (jnp if on_device else np).stack(leaves, axis=self.axis)
+
+        return _replace(tree, self.path, lambda _: jax.tree.map(stack, *blocks))
 
     def take(self, tree: Tree, kept: Sequence[int]) -> Tree:
         """Returns `tree` with the slices `kept` of each stacked array."""

@@ -25,6 +25,14 @@ class LinearMap(NamedTuple):
     bias: Array  # [outputs]
 
 
+class TrainingPass(NamedTuple):
+    """What a forward pass in training mode gives."""
+
+    outputs: Any
+    activations: Mapping[str, list[Array]]  # block outputs by stack
+    variables: dict[str, Any]  # running statistics moved on
+
+
 @dataclasses.dataclass(frozen=True)
 class Structure:
     """What is left of the base model, in the base model's numbering.
@@ -92,8 +100,8 @@ class Prunable:
         init: from a key, variables.
         apply: `(variables, inputs) -> outputs`, inference.
         activations: by stack, `(variables, inputs) -> (outputs, block outputs)`.
-        train_apply: `(variables, inputs) -> (outputs, variables)`, with the batch's own
-            statistics, and running statistics moved on; without it, `apply` is used.
+        train_apply: `(variables, inputs) -> TrainingPass`, normalised by the batch's
+            own statistics; without it, training is as inference.
         batch_statistics: `(variables, inputs) -> batch_stats` of this batch alone;
             needed by `heal.reestimate_batch_norm`.
         attach: `(variables, stack, maps) -> variables` of the model whose structure has
@@ -107,7 +115,7 @@ class Prunable:
     init: Callable[[Array], dict[str, Any]]
     apply: Callable[[Variables, Any], Any]
     activations: Mapping[str, ActivationsFn]
-    train_apply: Callable[[Variables, Any], tuple[Any, dict[str, Any]]] | None = None
+    train_apply: Callable[[Variables, Any], TrainingPass] | None = None
     batch_statistics: Callable[[Variables, Any], Any] | None = None
     attach: (
         Callable[[Variables, str, Mapping[int, LinearMap]], dict[str, Any]] | None
@@ -121,6 +129,16 @@ class Prunable:
         raise ValueError(
             f"no stack {name!r}; there are {[s.name for s in self.stacks]}"
         )
+
+    def train(self, variables: Variables, inputs: Any) -> TrainingPass:
+        """Runs `train_apply`, or `activations` of a model without it."""
+        if self.train_apply is not None:
+            return self.train_apply(variables, inputs)
+        # XLA merges the repeated passes of a model with several stacks.
+        outputs, activations = None, {}
+        for name, activations_fn in self.activations.items():
+            outputs, activations[name] = activations_fn(variables, inputs)
+        return TrainingPass(outputs, activations, dict(variables))
 
 
 def prune(

@@ -10,6 +10,8 @@ linear map of its channels (`adapter`), which takes the place of removed followe
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,9 +80,9 @@ def cifar_config(depth: int) -> ResNetConfig:
     return ResNetConfig((depth // 6,) * 3)
 
 
-def digits_config() -> ResNetConfig:
+def small_config() -> ResNetConfig:
     """Returns a small network for 8x8 grey images, deeper than they need."""
-    return ResNetConfig((8, 6), (16, 32), image_shape=(8, 8, 1))
+    return ResNetConfig((5, 4), (16, 32), image_shape=(8, 8, 1))
 
 
 class BasicBlock(nn.Module):
@@ -149,6 +151,18 @@ def _normalize(name: str, train: bool) -> nn.BatchNorm:
     )
 
 
+def pruned_config(config: ResNetConfig, structure: prunable.Structure) -> ResNetConfig:
+    """Returns the configuration of what `structure` leaves of a base model."""
+    sizes = [0] * len(config.widths)
+    for block in structure.kept[STACK]:
+        sizes[config.stages[block]] += 1
+    return dataclasses.replace(
+        config,
+        stage_sizes=tuple(sizes),
+        adapters=structure.adapter_positions(STACK),
+    )
+
+
 def prunable_resnet(
     config: ResNetConfig, structure: prunable.Structure | None = None
 ) -> prunable.Prunable:
@@ -160,31 +174,30 @@ def prunable_resnet(
     """
     if structure is None:
         structure = prunable.Structure({STACK: tuple(range(len(config.stages)))})
-    kept = structure.kept[STACK]
-    smaller = dataclasses.replace(
-        config,
-        stage_sizes=tuple(
-            sum(config.stages[block] == stage for block in kept)
-            for stage in range(len(config.widths))
-        ),
-        adapters=structure.adapter_positions(STACK),
-    )
+    smaller = pruned_config(config, structure)
     module = ResNet(smaller)
-    depth = len(kept)
+    depth = len(smaller.stages)
     names = tuple(f"block_{index}" for index in range(depth))
     layout = layouts.Named("block_{}")
 
-    def train_apply(variables: Any, images: Any) -> tuple[Any, dict[str, Any]]:
+    def train_apply(variables: Any, images: Any) -> prunable.TrainingPass:
         logits, new = module.apply(
-            variables, images, train=True, mutable=["batch_stats"]
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda child, _: child.name in names,
         )
-        return logits, {**variables, **new}
+        seen = new["intermediates"]
+        outputs = [seen[name]["__call__"][0] for name in names]
+        variables = {**variables, "batch_stats": new["batch_stats"]}
+        return prunable.TrainingPass(logits, {STACK: outputs}, variables)
 
     def batch_statistics(variables: Any, images: Any) -> Any:
         # The running average after one batch is `m old + (1 - m) new`; from an old one
         # of zero the batch's own statistics are read off without a second model.
         zero = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
-        _, after = train_apply({**variables, "batch_stats": zero}, images)
+        after = train_apply({**variables, "batch_stats": zero}, images).variables
         return jax.tree.map(lambda x: x / (1 - MOMENTUM), after["batch_stats"])
 
     return prunable.Prunable(
@@ -199,13 +212,37 @@ def prunable_resnet(
             ),
         ),
         build=lambda new: prunable_resnet(config, new),
-        init=lambda key: dict(module.init(key, jnp.zeros((1, *config.image_shape)))),
+        init=functools.partial(_init, module),
         apply=module.apply,
         activations={STACK: activations.linen_activations(module, names)},
         train_apply=train_apply,
         batch_statistics=batch_statistics,
         attach=_attach,
     )
+
+
+def _init(module: ResNet, key: jax.Array) -> dict[str, Any]:
+    """Returns variables drawn as `module.init` would, but with a single draw.
+
+    XLA takes about a second to compile each draw, and a network has one per layer.
+    """
+    images = jnp.zeros((1, *module.config.image_shape))
+    shapes = jax.eval_shape(module.init, key, images)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    names = [path[-1].key for path, _ in leaves]
+    sizes = [math.prod(leaf.shape) for _, leaf in leaves]
+    draws = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),))
+    values, start = [], 0
+    for name, size, (_, leaf) in zip(names, sizes, leaves, strict=True):
+        if name == "kernel":
+            # He et al., 2015; truncation at two lowers the deviation to 0.87963.
+            deviation = math.sqrt(2 * leaf.shape[-1] / size) / 0.87962566
+            value = deviation * draws[start : start + size].reshape(leaf.shape)
+        else:
+            value = jnp.full(leaf.shape, 1.0 if name in ("scale", "var") else 0.0)
+        start += size
+        values.append(value)
+    return jax.tree.unflatten(structure, values)
 
 
 def _attach(

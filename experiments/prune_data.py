@@ -1,0 +1,113 @@
+"""Which examples a pruning run uses for what; none is used for two of them."""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import data
+
+# Mean and standard deviation that published weights expect; grey images go to 0..1.
+_NORMALIZATION = {
+    "cifar10_jpeg": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Normalised images `[N, H, W, C]` float32 and their labels `[N]` int32."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """Returns the examples `rows`."""
+        return Examples(self.images[rows], self.labels[rows])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Splits:
+    """The examples of a run.
+
+    Attributes:
+        training: to train on; its first ones, without labels, serve for calibration.
+        calibration: for similarity and repair, a part of `training`.
+        selection: decide whether a cut is accepted.
+        certificate: for the final comparison and its certificate, untouched before.
+        num_classes: number of classes.
+    """
+
+    training: Examples
+    calibration: Examples
+    selection: Examples
+    certificate: Examples
+    num_classes: int
+
+
+def load(
+    name: str,
+    data_dir: str | None,
+    *,
+    seed: int,
+    num_calibration: int,
+    num_selection: int,
+    trained_elsewhere: bool,
+    needs_training: bool,
+) -> Splits:
+    """Loads a data set and divides it.
+
+    Published weights have seen the whole training split, so that selection must take
+    from the test split; a model trained here is kept away from some training examples
+    instead.
+
+    Args:
+        name: of the data set.
+        data_dir: where it is.
+        seed: of the division.
+        num_calibration: examples for calibration.
+        num_selection: examples for selection, at most a fifth of their split.
+        trained_elsewhere: whether the weights come from a file.
+        needs_training: whether anything is trained; if not, only the training examples
+            needed for calibration are read.
+    """
+    limit = None if needs_training else num_calibration
+    train = data.load(name, "train", data_dir, limit=limit)
+    test = data.load(name, "test", data_dir)
+    rng = np.random.default_rng(seed)
+    training, testing = _prepared(train), _prepared(test)
+    # Read in the files' order, shuffled here once: any prefix is a random sample.
+    training = training.take(rng.permutation(len(training)))
+    testing = testing.take(rng.permutation(len(testing)))
+    source = testing if trained_elsewhere else training
+    num_selection = min(num_selection, len(source) // 5)
+    selection = source.take(np.arange(num_selection))
+    rest = source.take(np.arange(num_selection, len(source)))
+    if trained_elsewhere:
+        testing = rest
+    else:
+        training = rest
+    calibration = training.take(np.arange(min(num_calibration, len(training))))
+    return Splits(training, calibration, selection, testing, train.num_classes)
+
+
+def _prepared(dataset: data.Dataset) -> Examples:
+    assert dataset.images is not None
+    assert dataset.max_value is not None
+    images = np.asarray(dataset.images, np.float32) / np.float32(dataset.max_value)
+    if images.ndim == 3:
+        images = images[..., None]
+    if dataset.name in _NORMALIZATION:
+        mean, deviation = _NORMALIZATION[dataset.name]
+        images = (images - np.array(mean, np.float32)) / np.array(deviation, np.float32)
+    return Examples(np.ascontiguousarray(images), np.asarray(dataset.labels, np.int32))
+
+
+def full_batches(images: np.ndarray, size: int) -> list[np.ndarray]:
+    """Returns batches of exactly `size` images, or one of all if there are fewer.
+
+    What is left over is dropped: another shape would have to be compiled for.
+    """
+    count = max(len(images) // size, 1)
+    return [images[i * size : (i + 1) * size] for i in range(count)]

@@ -1,0 +1,113 @@
+"""What a model costs: parameters, floating-point operations, and measured time."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Latency(NamedTuple):
+    """Wall-clock time of one call, in milliseconds, over repeated calls."""
+
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    num_repeats: int
+
+
+def count_parameters(params: Any) -> int:
+    """Returns the number of scalars in a pytree of arrays.
+
+    >>> count_parameters({"kernel": np.ones((3, 4)), "bias": np.ones(4)})
+    16
+    """
+    return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(params))
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
+    """Returns the floating-point operations of one call, from the compiled program.
+
+    A multiplication and an addition count as two. XLA counts what is left after it has
+    simplified the program, the same way for every model on one backend.
+
+    Args:
+        function: what to count; it is jitted here.
+        *args: arguments, or their shapes as `jax.ShapeDtypeStruct`.
+
+    Returns:
+        The count, or None where the backend does not tell.
+
+    >>> count_flops(lambda x, y: x @ y, np.ones((8, 16)), np.ones((16, 32)))
+    8192.0
+    """
+    analysis = jax.jit(function).lower(*args).compile().cost_analysis()
+    if isinstance(analysis, list):  # one entry per program on older versions
+        analysis = analysis[0] if analysis else None
+    flops = (analysis or {}).get("flops")
+    # Some backends answer -1 for "not known".
+    return float(flops) if flops is not None and flops >= 0 else None
+
+
+def measure_latency(
+    function: Callable[..., Any],
+    *args: Any,
+    num_repeats: int = 20,
+    num_warm_up: int = 3,
+) -> Latency:
+    """Returns the time of one jitted call, dispatch and computation together.
+
+    Args:
+        function: what to time; it is jitted and compiled before the clock starts.
+        *args: arguments, put on the default device before.
+        num_repeats: calls that are timed.
+        num_warm_up: calls before them that are not.
+
+    Raises:
+        ValueError: if `num_repeats` is not positive.
+    """
+    return compare_latency({"": function}, {"": args}, num_repeats, num_warm_up)[""]
+
+
+def compare_latency(
+    functions: dict[str, Callable[..., Any]],
+    args: dict[str, tuple[Any, ...]],
+    num_repeats: int = 20,
+    num_warm_up: int = 3,
+) -> dict[str, Latency]:
+    """Returns the time of one call of several functions, called in turns.
+
+    Taking turns keeps a change of the machine's load or clock from favouring one.
+
+    Args:
+        functions: what to time, by name.
+        args: arguments of each, by the same names.
+        num_repeats: calls of each that are timed.
+        num_warm_up: calls of each before them that are not.
+
+    Raises:
+        ValueError: if `num_repeats` is not positive.
+    """
+    if num_repeats < 1:
+        raise ValueError(f"num_repeats={num_repeats} must be at least 1")
+    placed = {name: jax.device_put(args[name]) for name in functions}
+    compiled = {
+        name: jax.jit(function).lower(*placed[name]).compile()
+        for name, function in functions.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(num_warm_up + num_repeats):
+        for name, call in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call(*placed[name]))
+            if repeat >= num_warm_up:
+                seconds[name].append(time.perf_counter() - start)
+    result = {}
+    for name, times in seconds.items():
+        lower, median, upper = (1e3 * float(np.quantile(times, q)) for q in QUARTILES)
+        result[name] = Latency(median, lower, upper, num_repeats)
+    return result
+
+
+QUARTILES = (0.25, 0.5, 0.75)

@@ -1,0 +1,280 @@
+"""Repair without gradients after blocks were removed.
+
+Two things go wrong at a cut, and both have a closed form:
+
+* BatchNorm keeps running statistics of activations that no longer occur.
+  `reestimate_batch_norm` replaces them by those of calibration examples.
+* The block after the cut sees the output of the block before it. `fit_linear_maps`
+  finds, by ridge regression, the affine map of channels that comes closest to what the
+  removed blocks made of it, and puts it in their place.
+
+Labels are not needed for either.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from jaxprune import plan as plan_lib
+from jaxprune.prunable import LinearMap, Prunable, Variables
+
+Array = jax.Array
+Float64 = npt.NDArray[np.float64]
+
+
+def reestimate_batch_norm(
+    model: Prunable, variables: Variables, batches: Iterable[Any]
+) -> dict[str, Any]:
+    """Returns variables with the BatchNorm statistics of the calibration examples.
+
+    Owns the loop over batches, jitted once. All layers are estimated in one pass: while
+    a batch passes, a deeper layer sees the shallower ones normalised by this batch's
+    own statistics, as in training. Means are averaged over examples and variances are
+    pooled by the law of total variance, so that nothing is left of the old values and
+    the order of the batches does not matter.
+
+    Args:
+        model: with `batch_statistics`; without it (a model that has no BatchNorm) the
+            variables come back as they are.
+        variables: of the model.
+        batches: inputs; a few hundred examples per batch or more.
+
+    Raises:
+        ValueError: without batches, or if the statistics are not pairs of `mean` and
+            `var` as `flax.linen.BatchNorm` keeps them.
+    """
+    if model.batch_statistics is None or not variables.get("batch_stats"):
+        return dict(variables)
+    of_batch = jax.jit(model.batch_statistics)
+    state: Any = None
+    total = 0
+    for inputs in batches:
+        count = len(jax.tree.leaves(inputs)[0])
+        stats = of_batch(variables, inputs)
+        total += count
+        if state is None:
+            state = stats
+        else:
+            state = _merge_statistics(state, stats, count / total)
+    if state is None:
+        raise ValueError("BatchNorm cannot be re-estimated without any batch")
+    return {**variables, "batch_stats": state}
+
+
+def _merge_statistics(old: Any, new: Any, weight: float) -> Any:
+    """Merges mean and variance of two sets, `weight` the share of the new one."""
+    if not isinstance(old, Mapping) or not old:
+        raise ValueError("batch statistics must be pairs of 'mean' and 'var'")
+    if set(old) == {"mean", "var"}:
+        shift = new["mean"] - old["mean"]
+        within = old["var"] + weight * (new["var"] - old["var"])
+        return {
+            "mean": old["mean"] + weight * shift,
+            "var": within + weight * (1 - weight) * shift * shift,
+        }
+    return {key: _merge_statistics(old[key], new[key], weight) for key in old}
+
+
+class Moments(NamedTuple):
+    """Centred second moments of inputs and targets, on the host in float64."""
+
+    num_samples: int
+    mean_x: Float64  # [P]
+    mean_y: Float64  # [Q]
+    xx: Float64  # [P, P], sum of (x - mean_x)(x - mean_x)'
+    xy: Float64  # [P, Q], sum of (x - mean_x)(y - mean_y)'
+    yy: float  # sum of |y - mean_y|^2
+
+
+def batch_moments(x: npt.ArrayLike, y: npt.ArrayLike) -> Moments:
+    """Returns the moments of one batch.
+
+    Args:
+        x: `[n, P]` inputs.
+        y: `[n, Q]` targets of the same samples.
+    """
+    inputs, targets = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    mean_x, mean_y = inputs.mean(axis=0), targets.mean(axis=0)
+    inputs, targets = inputs - mean_x, targets - mean_y
+    return Moments(
+        len(inputs),
+        mean_x,
+        mean_y,
+        inputs.T @ inputs,
+        inputs.T @ targets,
+        float(np.sum(targets * targets)),
+    )
+
+
+def merge_moments(a: Moments | None, b: Moments) -> Moments:
+    """Returns the moments of two sets of examples together (Chan et al., 1983)."""
+    if a is None:
+        return b
+    count = a.num_samples + b.num_samples
+    shift_x, shift_y = b.mean_x - a.mean_x, b.mean_y - a.mean_y
+    weight = a.num_samples * b.num_samples / count
+    return Moments(
+        count,
+        a.mean_x + shift_x * (b.num_samples / count),
+        a.mean_y + shift_y * (b.num_samples / count),
+        a.xx + b.xx + weight * np.outer(shift_x, shift_x),
+        a.xy + b.xy + weight * np.outer(shift_x, shift_y),
+        a.yy + b.yy + weight * float(shift_y @ shift_y),
+    )
+
+
+def solve_ridge(moments: Moments, ridge: float = 1e-4) -> tuple[LinearMap, float]:
+    """Returns the affine map closest to the targets, shrunk towards the identity.
+
+    Minimises `sum |x A + b - y|^2 + ridge * s * |A - I|^2` with `s` the mean squared
+    deviation of an input channel, summed over examples: a channel that never varies
+    passes as it is, and `ridge` does not depend on scale or number of examples. Solved
+    through the eigenvectors of the inputs' covariance, which are orthogonal whatever
+    its condition.
+
+    Args:
+        moments: of inputs and targets.
+        ridge: strength of the shrinkage, 0 for plain least squares.
+
+    Returns:
+        The map, and the share of the targets' variance that it leaves unexplained.
+
+    Raises:
+        ValueError: if the moments are not finite or `ridge` is negative.
+    """
+    if not ridge >= 0:
+        raise ValueError(f"ridge={ridge} must not be negative")
+    parts = (moments.xx, moments.xy, moments.mean_x, moments.mean_y)
+    if not all(np.isfinite(part).all() for part in parts):
+        raise ValueError("activations are not finite, so no linear map can be fitted")
+    inputs, outputs = moments.xy.shape
+    identity = np.eye(inputs, outputs)
+    values, vectors = np.linalg.eigh(moments.xx)
+    values = np.maximum(values, 0.0)
+    scale = float(values.mean())
+    floor = scale * inputs * np.finfo(np.float32).eps
+    # Of what the identity leaves over, each direction is explained by its own share.
+    residual = vectors.T @ (moments.xy - moments.xx @ identity)
+    damped = np.maximum(values + ridge * scale, floor)
+    correction = vectors @ (residual / damped[:, None]) if scale > 0 else 0.0
+    kernel = identity + correction
+    bias = moments.mean_y - moments.mean_x @ kernel
+    fitted = kernel.T @ moments.xx @ kernel
+    left = moments.yy - 2 * np.sum(kernel * moments.xy) + np.trace(fitted)
+    unexplained = max(float(left), 0.0) / moments.yy if moments.yy > 0 else 0.0
+    return LinearMap(jnp.float32(kernel), jnp.float32(bias)), unexplained
+
+
+class FittedMap(NamedTuple):
+    """What `fit_linear_maps` put in the place of one removed span."""
+
+    after_block: int  # in the numbering of the pruned model
+    unexplained: float  # share of the target's variance that is left
+
+
+def fit_linear_maps(
+    base: Prunable,
+    base_variables: Variables,
+    pruned: Prunable,
+    pruned_variables: Variables,
+    plan: plan_lib.Plan,
+    batches: Sequence[Any],
+    *,
+    ridge: float = 1e-4,
+    positions: int = 16,
+    reestimate: bool = True,
+) -> tuple[Prunable, dict[str, Any], tuple[FittedMap, ...]]:
+    """Puts an affine map in the place of each removed span, first to last.
+
+    The map after a cut takes what the pruned network has there, with the maps before it
+    already in place, to what the unpruned network has at the end of the span. So each
+    map also makes up for what those before it left over. A span at the very start has
+    no block before it to hold a map and is left as it is.
+
+    Owns the loop over batches, jitted once: one pass through the base model, which
+    leaves samples of its activations on the host, and one through the pruned model for
+    each map. The pruned model is normalised by each batch's own statistics meanwhile,
+    so that maps are fitted to what they will see after `reestimate_batch_norm`, which
+    this function calls last.
+
+    Args:
+        base: the model before the plan.
+        base_variables: its variables.
+        pruned: the model after the plan, as `prunable.prune` gives it; needs `attach`.
+        pruned_variables: its variables.
+        plan: what was removed, in the numbering of `base`.
+        batches: inputs, of a few hundred examples each.
+        ridge: see `solve_ridge`.
+        positions: pixels or tokens of each example that are sampled; neighbours tell
+            nearly the same.
+        reestimate: re-estimate BatchNorm at the end; without it, the maps are fitted to
+            the network as its old statistics normalise it.
+
+    Returns:
+        The model that holds the maps, its variables, and how well each map fits.
+
+    Raises:
+        ValueError: without batches, if the model cannot hold maps, or if activations
+            are not finite.
+    """
+    if pruned.attach is None:
+        raise ValueError(
+            "this model cannot hold linear maps: it has no attach function"
+        )
+    if not len(batches):
+        raise ValueError("linear maps cannot be fitted without any batch")
+    stack = plan.stack
+    spans = [span for span in plan.spans() if span[0] > 0]
+    targets = [last for _, last in spans]
+    places = [plan.kept.index(first - 1) for first, _ in spans]
+    structure = pruned.structure.with_adapters(stack, places)
+    model, attach = pruned.build(structure), pruned.attach
+
+    # All maps are there from the start, as identities: one program serves them all.
+    shapes = jax.eval_shape(pruned.activations[stack], pruned_variables, batches[0])[1]
+    widths = {place: shapes[place].shape[-1] for place in places}
+    identities = {p: LinearMap(jnp.eye(w), jnp.zeros(w)) for p, w in widths.items()}
+    variables = attach(pruned_variables, stack, identities)
+
+    @jax.jit
+    def of_base(variables: Variables, inputs: Any) -> list[Array]:
+        outputs = base.activations[stack](variables, inputs)[1]
+        return [_sample(outputs[block], positions) for block in targets]
+
+    @jax.jit
+    def of_pruned(variables: Variables, inputs: Any) -> list[Array]:
+        if reestimate:
+            outputs = model.train(variables, inputs).activations[stack]
+        else:
+            outputs = model.activations[stack](variables, inputs)[1]
+        return [_sample(outputs[block], positions) for block in places]
+
+    wanted = [jax.device_get(of_base(base_variables, inputs)) for inputs in batches]
+    fitted = []
+    for index, place in enumerate(places):
+        moments: Moments | None = None
+        for inputs, y in zip(batches, wanted, strict=True):
+            x = jax.device_get(of_pruned(variables, inputs)[index])
+            moments = merge_moments(moments, batch_moments(x, y[index]))
+        assert moments is not None
+        linear_map, unexplained = solve_ridge(moments, ridge)
+        variables = attach(variables, stack, {place: linear_map})
+        fitted.append(FittedMap(place, unexplained))
+    if reestimate:
+        variables = reestimate_batch_norm(model, variables, batches)
+    return model, variables, tuple(fitted)
+
+
+def _sample(outputs: Array, positions: int) -> Array:
+    """Returns `[n * positions, C]` of `[n, ..., C]`, spread evenly over positions."""
+    flat = outputs.reshape(len(outputs), -1, outputs.shape[-1])
+    length = flat.shape[1]
+    if length > positions:
+        # Multiples of the golden ratio modulo one: even, and on no grid.
+        chosen = np.sort((np.arange(positions) * 0.6180339887498949 % 1) * length)
+        flat = flat[:, chosen.astype(np.int32)]
+    return flat.reshape(-1, flat.shape[-1])
