@@ -2,9 +2,9 @@
 
 A binary variable says "spikes at step t", for each input and neuron; potentials are
 linear in them; a crossing is tied to its potential by big-M constraints. The published
-program takes M = 10^6, which lets the tolerances of the solver hide a whole crossing;
-here M is the largest potential there can be, and networks for which even that is too
-coarse are refused.
+program takes M = 10^6 throughout, which lets the tolerances of a solver hide a whole
+crossing; here M is what the potential can reach at that step. Where even that is too
+coarse, the input that the solver names does not replay and the result is an error.
 """
 
 import dataclasses
@@ -21,9 +21,7 @@ from jaxsnn.sat.spec import IntegerNetwork, Layer, Synapses
 
 NAME = "milp"
 
-# HiGHS takes a variable within this of an integer for one.
-_TOLERANCE = 1e-6
-_OPTIMAL, _LIMIT, _INFEASIBLE = 0, 1, 2
+_INFEASIBLE = 2  # status of scipy.optimize.milp
 
 
 def solve(network: IntegerNetwork, query: Query, seconds: float) -> Result:
@@ -35,9 +33,6 @@ def solve(network: IntegerNetwork, query: Query, seconds: float) -> Result:
         network: the network.
         query: the question.
         seconds: wall-clock limit. HiGHS checks its own clock and may come back late.
-
-    Raises:
-        ValueError: potentials so large that tolerances could hide a crossing.
     """
     started = time.monotonic()
     program = _Program()
@@ -150,22 +145,10 @@ def _add_layer(
     program: _Program, layer: Layer, inputs: list[_Spikes], num_steps: int
 ) -> list[_Spikes]:
     rows = layer.synapses()
-    largest = _largest_potentials(rows)
-    if len(largest) and 2 * _TOLERANCE * largest.max() >= 1:
-        raise ValueError(
-            f"neuron {int(largest.argmax())}: potentials up to {largest.max()} are "
-            "beyond the tolerance of a mixed-integer solver; use fewer fractional bits"
-        )
     return [
-        _add_neuron(program, rows, neuron, layer.delay, inputs, num_steps, int(bound))
-        for neuron, bound in enumerate(largest)
+        _add_neuron(program, rows, neuron, layer.delay, inputs, num_steps)
+        for neuron in range(layer.num_outputs)
     ]
-
-
-def _largest_potentials(rows: Synapses) -> np.ndarray:
-    sums = np.zeros(len(rows.thresholds), np.int64)
-    np.add.at(sums, rows.neurons, np.abs(rows.weights))
-    return sums + np.abs(rows.thresholds) + 1
 
 
 def _add_neuron(
@@ -175,10 +158,12 @@ def _add_neuron(
     delay: int,
     inputs: list[_Spikes],
     num_steps: int,
-    big: int,
 ) -> _Spikes:
     row = slice(rows.starts[neuron], rows.starts[neuron + 1])
     sources, weights = rows.inputs[row].tolist(), rows.weights[row].tolist()
+    earliest = np.array([inputs[source].steps[0] for source in sources])
+    latest = np.array([inputs[source].steps[-1] for source in sources])
+    excites = rows.weights[row] > 0
     threshold = int(rows.thresholds[neuron])
     last = num_steps - 1
     spikes = _Spikes(range(delay, num_steps), program.variables(num_steps - delay))
@@ -194,8 +179,12 @@ def _add_neuron(
         program.add([(1, potential), *before, *arriving], 0, 0)
         before = [(-1, potential)]
         (crosses,) = program.variables(1)
-        program.add([(1, potential), (-big, crosses)], threshold + 1 - big, np.inf)
-        program.add([(1, potential), (-big, crosses)], -np.inf, threshold)
+        early, late = earliest <= step - delay, latest <= step - delay
+        lowest = int(rows.weights[row] @ np.where(excites, late, early))
+        highest = int(rows.weights[row] @ np.where(excites, early, late))
+        missing, excess = threshold + 1 - lowest, highest - threshold
+        program.add([(1, potential), (-missing, crosses)], lowest, np.inf)
+        program.add([(1, potential), (-excess, crosses)], -np.inf, threshold)
         # Spiked by now if and only if spiked before or crossing now.
         now = [(1, column) for column in spikes.columns[: step + 1 - delay]]
         program.add([*now, (-1, crosses)], 0, np.inf)
