@@ -6,6 +6,7 @@ assumptions added as unit clauses.
 """
 
 import gzip
+import importlib
 import os
 import pathlib
 import shutil
@@ -19,10 +20,12 @@ from pysat.solvers import Cadical195
 from jaxsnn.sat import intervals
 from jaxsnn.sat.check import formula, manifest
 from jaxsnn.sat.check.manifest import Manifest, Method
+from jaxsnn.sat.pseudo_boolean import Problem
 from jaxsnn.sat.query import Query
 from jaxsnn.sat.spec import IntegerNetwork
 
 _SLICE_CONFLICTS = 2000
+_HAS_MODEL = "a query that was said to be robust has a counterexample"
 
 
 class Proof(NamedTuple):
@@ -38,13 +41,23 @@ class NotProved(NamedTuple):
     reason: str
 
 
-def prove(network: IntegerNetwork, query: Query, seconds: float) -> Proof | NotProved:
+class _NoRefutation(Exception):
+    """The solver gave none; the message says why."""
+
+
+def prove(
+    network: IntegerNetwork,
+    query: Query,
+    seconds: float,
+    methods: Sequence[Method] = (Method.CUTTING_PLANES, Method.CLAUSES),
+) -> Proof | NotProved:
     """Proves that a query is robust.
 
     Args:
       network: the network.
       query: a query that was found robust.
       seconds: wall-clock limit of each solver.
+      methods: kinds of refutation to try in turn when the intervals do not decide.
 
     Returns:
       The proof, or the reason why there is none.
@@ -57,35 +70,79 @@ def prove(network: IntegerNetwork, query: Query, seconds: float) -> Proof | NotP
     if intervals.decided(levels, query):
         return Proof(Method.INTERVALS, files)
     problem = formula.question(network, query)
+    reasons = []
+    for method in methods:
+        try:
+            formula_text, refutation = _REFUTERS[method](problem, seconds)
+        except _NoRefutation as error:
+            reasons.append(str(error))
+            continue
+        names = manifest.REFUTATION_FILES[method]
+        texts = (formula_text, refutation)
+        files |= {name: _pack(text) for name, text in zip(names, texts, strict=True)}
+        return Proof(method, files)
+    return NotProved("; ".join(reasons))
+
+
+def _refute_clauses(problem: Problem, seconds: float) -> tuple[str, str]:
+    """Returns the clauses and CaDiCaL's DRUP proof."""
     clauses = formula.clauses(problem)
-    refutation = refute_clauses(clauses, seconds)
-    if refutation is None:
-        return NotProved(f"CaDiCaL did not refute the clauses within {seconds:g} s")
-    texts = (formula.dimacs(clauses), "\n".join(refutation) + "\n")
-    names = manifest.REFUTATION_FILES[Method.CLAUSES]
-    files |= {name: _pack(text) for name, text in zip(names, texts, strict=True)}
-    return Proof(Method.CLAUSES, files)
-
-
-def refute_clauses(
-    clauses: Sequence[Sequence[int]], seconds: float
-) -> list[str] | None:
-    """Returns the lines of a DRUP refutation, or None when the time is up.
-
-    Raises:
-      RuntimeError: the clauses have a model.
-    """
     deadline = time.monotonic() + seconds
     with Cadical195(bootstrap_with=clauses, with_proof=True) as solver:
-        while True:
+        satisfiable = None
+        while satisfiable is None and time.monotonic() < deadline:
             solver.conf_budget(_SLICE_CONFLICTS)
             satisfiable = solver.solve_limited()
-            if satisfiable:
-                raise RuntimeError("a query said to be robust has a counterexample")
-            if satisfiable is False:
-                return solver.get_proof()
-            if time.monotonic() >= deadline:
-                return None
+        lines = solver.get_proof()
+    if satisfiable is None:
+        raise _NoRefutation(f"CaDiCaL did not refute the clauses within {seconds:g} s")
+    if satisfiable:
+        raise RuntimeError(_HAS_MODEL)
+    return formula.dimacs(clauses), "\n".join(lines) + "\n"
+
+
+def _refute_constraints(problem: Problem, seconds: float) -> tuple[str, str]:
+    """Returns the linear constraints and the cutting-planes proof of Exact."""
+    try:
+        exact: Any = importlib.import_module("exact")
+    except ModuleNotFoundError:
+        raise _NoRefutation(
+            "Exact, which proves by cutting planes, is not installed"
+        ) from None
+    constraints = list(formula.constraints(problem))
+    with tempfile.TemporaryDirectory() as directory:
+        log = pathlib.Path(directory, "log")
+        solver = exact.Exact([("proof-log", str(log))])
+        for variable in range(1, problem.num_variables + 1):
+            solver.addVariable(f"x{variable}", 0, 1)
+        for lits, weights, bound in constraints:
+            # w * not v = w - w * v
+            bound -= sum(w for w, lit in zip(weights, lits, strict=True) if lit < 0)
+            terms = [
+                (weight if lit > 0 else -weight, f"x{abs(lit)}")
+                for weight, lit in zip(weights, lits, strict=True)
+            ]
+            solver.addConstraint(terms, True, bound)
+        state = solver.runFull(False, seconds)
+        del solver  # writes what it still holds
+        refutation = log.with_suffix(".proof")
+        if state == "SAT":
+            raise RuntimeError(_HAS_MODEL)
+        if state not in ("UNSAT", "INCONSISTENT"):
+            raise _NoRefutation(
+                f"Exact did not refute the constraints within {seconds:g} s"
+            )
+        text = formula.opb(constraints)
+        read = log.with_suffix(".formula").read_text().splitlines()[2:]
+        if read != text.splitlines()[1:]:
+            raise _NoRefutation("Exact logged a formula that it was not given")
+        return text, refutation.read_text()
+
+
+_REFUTERS = {
+    Method.CLAUSES: _refute_clauses,
+    Method.CUTTING_PLANES: _refute_constraints,
+}
 
 
 def write(
@@ -144,4 +201,4 @@ def _levels_to_json(levels: Sequence[intervals.Interval]) -> bytes:
 
 
 def _pack(text: str) -> bytes:
-    return gzip.compress(text.encode("ascii"), mtime=0)
+    return gzip.compress(text.encode("ascii"), compresslevel=6, mtime=0)

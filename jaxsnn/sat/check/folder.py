@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn.sat.check import formula, manifest, rup
+from jaxsnn.sat.check import cutting_planes, formula, manifest, rup
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
 from jaxsnn.sat.check.manifest import Manifest, Method
@@ -113,18 +113,22 @@ def _check_refutation(
     method: Method, files: Mapping[str, bytes], network: IntegerNetwork, query: Query
 ) -> int:
     formula_file, refutation_file = manifest.REFUTATION_FILES[method]
-    stored = _unpack(files[formula_file]).splitlines()
+    stored = _unpack(files[formula_file])
     refutation = _unpack(files[refutation_file]).splitlines()
     problem = formula.question(network, query)
-    clauses = formula.clauses(problem)
-    _compare(stored, formula.dimacs(clauses).splitlines(), formula_file)
-    return rup.check_refutation(clauses, refutation)
+    if method is Method.CLAUSES:
+        clauses = formula.clauses(problem)
+        _compare(stored, formula.dimacs(clauses), formula_file)
+        return rup.check_refutation(clauses, refutation)
+    constraints = list(formula.constraints(problem))
+    _compare(stored, formula.opb(constraints), formula_file)
+    return cutting_planes.check_refutation(constraints, refutation)
 
 
-def _compare(stored: list[str], derived: list[str], name: str) -> None:
+def _compare(stored: str, derived: str, name: str) -> None:
     if stored == derived:
         return
-    pairs = zip(stored, derived, strict=False)
+    pairs = zip(stored.splitlines(), derived.splitlines(), strict=False)
     line = next((n for n, (a, b) in enumerate(pairs, start=1) if a != b), None)
     where = f"line {line}" if line else "its length"
     raise ProofError(f"{name} is not the formula of this query: {where} differs")

@@ -30,7 +30,7 @@ def clauses(problem: Problem) -> list[list[int]]:
 
 
 def constraints(problem: Problem) -> Iterator[Constraint]:
-    """Yields the problem as linear constraints; two for each reified one.
+    """Yields the problem as linear constraints, by variable; two for each reified one.
 
     >>> problem = Problem()
     >>> a, b = problem.new_variable(), problem.new_variable()
@@ -38,16 +38,25 @@ def constraints(problem: Problem) -> Iterator[Constraint]:
     >>> for constraint in constraints(problem):
     ...     print(constraint)
     ((1,), (1,), 1)
-    ((-4, 2, 3), (2, 1, 1), 2)
-    ((4, -2, -3), (1, 1, 1), 1)
+    ((2, 3, -4), (1, 1, 2), 2)
+    ((-2, -3, 4), (1, 1, 1), 1)
     """
     for clause in problem.clauses:
         lits = tuple(dict.fromkeys(clause))
-        yield lits, (1,) * len(lits), 1
+        yield _by_variable(lits, (1,) * len(lits), 1)
     for head, lits, weights, bound in problem.reified:
         fails = sum(weights) - bound + 1
-        yield (-head, *lits), (bound, *weights), bound
-        yield (head, *(-lit for lit in lits)), (fails, *weights), fails
+        yield _by_variable((-head, *lits), (bound, *weights), bound)
+        negated = (head, *(-lit for lit in lits))
+        yield _by_variable(negated, (fails, *weights), fails)
+
+
+def _by_variable(lits: Sequence[int], weights: Sequence[int], bound: int) -> Constraint:
+    lits, weights = zip(
+        *sorted(zip(lits, weights, strict=True), key=lambda term: abs(term[0])),
+        strict=True,
+    )
+    return lits, weights, bound
 
 
 def dimacs(clauses: Sequence[Sequence[int]]) -> str:
