@@ -55,20 +55,22 @@ def _flatten(x: Array) -> Array:
     return x.reshape(x.shape[0], -1).astype(jnp.float32)
 
 
-def _center_features(x: Array, mask: Array | None) -> tuple[Array, Array]:
-    """Returns the `[n, d]` features less their mean, and that mean `[d]`."""
+def _center_features(x: Array, mask: Array | None) -> Array:
+    """Returns the `[n, d]` features less their mean."""
     if mask is not None:
         x = jnp.where(mask[:, None], x, 0.0)
     mean = jnp.sum(x, axis=0) / jnp.maximum(_count(mask, x.shape[0]), 1.0)
     centered = x - mean[None, :]
-    if mask is not None:
-        centered = jnp.where(mask[:, None], centered, 0.0)
-    return centered, mean
+    return centered if mask is None else jnp.where(mask[:, None], centered, 0.0)
 
 
-def _is_rounding_error(energy: Array, mean: Array, count: Array) -> Array:
-    """Whether centered features of total `energy` are but the rounding of the mean."""
-    return energy <= _ROUNDING**2 * count * jnp.sum(mean**2)
+def _is_constant(x: Array, mask: Array | None, energy: Array) -> Array:
+    """Whether `energy`, of the centered features, is but the rounding of their mean.
+
+    If so, any row is the mean. (To square the mean itself would cost a pass over x.)
+    """
+    row = x[0] if mask is None else x[jnp.argmax(mask)]
+    return energy <= _ROUNDING**2 * _count(mask, x.shape[0]) * jnp.sum(row**2)
 
 
 def linear_gram(x: Array, mask: Array | None = None) -> Array:
@@ -91,10 +93,9 @@ def linear_gram(x: Array, mask: Array | None = None) -> Array:
     [[1.0, -1.0], [-1.0, 1.0]]
     """
     features = _flatten(x)
-    centered, mean = _center_features(features, mask)
+    centered = _center_features(features, mask)
     gram = jnp.matmul(centered, centered.T, precision=_HIGHEST)
-    count = _count(mask, x.shape[0])
-    constant = _is_rounding_error(jnp.trace(gram), mean, count)
+    constant = _is_constant(features, mask, jnp.trace(gram))
     return jnp.where(constant, 0.0, gram / max(features.shape[1], 1))
 
 
@@ -123,7 +124,7 @@ def rbf_gram(x: Array, mask: Array | None = None, *, bandwidth: float = 1.0) -> 
     """
     if not bandwidth > 0:
         raise ValueError(f"{bandwidth=} must be above 0, a fraction of the median")
-    centered, _ = _center_features(_flatten(x), mask)
+    centered = _center_features(_flatten(x), mask)
     products = jnp.matmul(centered, centered.T, precision=_HIGHEST)
     norms = jnp.diagonal(products)
     distances = jnp.maximum(norms[:, None] + norms[None, :] - 2 * products, 0.0)
@@ -367,8 +368,8 @@ def feature_space_linear_cka(
 
     def features(layer: Array) -> Array:
         flat = _flatten(layer)
-        centered, mean = _center_features(flat, mask)
-        constant = _is_rounding_error(jnp.sum(centered**2), mean, count)
+        centered = _center_features(flat, mask)
+        constant = _is_constant(flat, mask, jnp.sum(centered**2))
         return jnp.where(constant, 0.0, centered / max(flat.shape[1], 1) ** 0.5)
 
     def hsic(a: Array, b: Array) -> Array:

@@ -44,7 +44,7 @@ class Estimator:
         debiased: False for the biased estimate, whose value depends on `group_size`.
     """
 
-    group_size: int = 64
+    group_size: int = 32
     samples: SamplesFn = examples_as_samples
     gram: GramFn = cka.linear_gram
     debiased: bool = True
@@ -54,6 +54,10 @@ class Estimator:
             raise ValueError(
                 f"group_size={self.group_size} must be at least {cka.MIN_EXAMPLES}"
             )
+
+
+# Linear kernel, debiased, examples as samples.
+DEFAULT_ESTIMATOR = Estimator()
 
 
 class SimilarityState(NamedTuple):
@@ -79,28 +83,25 @@ def init(num_layers: int) -> SimilarityState:
     )
 
 
-def group_states(
+def group_grams(
     activations: Sequence[Array],
     mask: Array | None = None,
-    estimator: Estimator = Estimator(),
-) -> SimilarityState:
-    """Returns one state for each group of examples of a batch.
+    estimator: Estimator = DEFAULT_ESTIMATOR,
+) -> tuple[Array, Array]:
+    """Returns the Gram matrices of each group of a batch.
 
     Args:
         activations: L arrays `[n, ...]`: outputs of the blocks on the same examples.
         mask: `[n]` or `[n, t]` boolean, False for examples, or tokens, that do not
-            count. A group with fewer than four left has weight zero.
+            count.
         estimator: how similarity is estimated.
 
     Returns:
-        A state with one leading axis, the groups.
+        Matrices `[groups, L, size, size]` and mask `[groups, size]`, False also for
+        what fills up the last group. Groups are of equal size, at most `group_size`.
 
     Raises:
-        ValueError: if there are no activations, or n < 4 and the estimate debiased.
-
-    >>> x = jax.random.normal(jax.random.key(0), (100, 3))
-    >>> group_states([x, 2 * x]).weight.tolist()
-    [50.0, 50.0]
+        ValueError: if there are no activations.
     """
     if not activations:
         raise ValueError("no activations: similarity needs at least one block")
@@ -117,17 +118,44 @@ def group_states(
         padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(num_groups, size, *x.shape[1:])
 
-    valid = jnp.ones(num_samples, bool) if masks[0] is None else masks[0]
-    valid = grouped(valid)
-    grams = jnp.stack(
-        [jax.vmap(estimator.gram)(grouped(x), valid) for x in samples], axis=1
-    )
+    valid = grouped(jnp.ones(num_samples, bool) if masks[0] is None else masks[0])
+    grams = [jax.vmap(estimator.gram)(grouped(x), valid) for x in samples]
+    return jnp.stack(grams, axis=1), valid
+
+
+def states_of_grams(
+    grams: Array, valid: Array, estimator: Estimator = DEFAULT_ESTIMATOR
+) -> SimilarityState:
+    """Returns one state for each group, from what `group_grams` returns."""
     hsic_matrix = functools.partial(cka.hsic_matrix, debiased=estimator.debiased)
     hsic = jax.vmap(hsic_matrix)(grams, valid)
     count = jnp.sum(valid, axis=1, dtype=jnp.float32)
     weight = jnp.where(count >= cka.MIN_EXAMPLES, count, 0.0)
-    weighted = jnp.where(weight[:, None, None] > 0, hsic * weight[:, None, None], 0.0)
-    return SimilarityState(weighted, weight)
+    factor = weight[:, None, None]
+    return SimilarityState(jnp.where(factor > 0, hsic * factor, 0.0), weight)
+
+
+def group_states(
+    activations: Sequence[Array],
+    mask: Array | None = None,
+    estimator: Estimator = DEFAULT_ESTIMATOR,
+) -> SimilarityState:
+    """Returns one state for each group of examples of a batch.
+
+    Arguments as of `group_grams`. A group with fewer than four examples that count has
+    weight zero.
+
+    Returns:
+        A state with one leading axis, the groups.
+
+    Raises:
+        ValueError: if there are no activations, or n < 4 and the estimate debiased.
+
+    >>> x = jax.random.normal(jax.random.key(0), (100, 3))
+    >>> group_states([x, 2 * x]).weight.tolist()
+    [25.0, 25.0, 25.0, 25.0]
+    """
+    return states_of_grams(*group_grams(activations, mask, estimator), estimator)
 
 
 def total(states: SimilarityState) -> SimilarityState:
@@ -139,7 +167,7 @@ def update(
     state: SimilarityState,
     activations: Sequence[Array],
     mask: Array | None = None,
-    estimator: Estimator = Estimator(),
+    estimator: Estimator = DEFAULT_ESTIMATOR,
 ) -> SimilarityState:
     """Returns the state after one more batch; arguments as of `group_states`.
 
@@ -180,7 +208,7 @@ def merge_processes(state: SimilarityState) -> SimilarityState:
 
 def batch_groups_fn(
     activations_fn: ActivationsFn,
-    estimator: Estimator = Estimator(),
+    estimator: Estimator = DEFAULT_ESTIMATOR,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Array], SimilarityState]:
     """Returns `(variables, inputs, mask) -> group_states` of one batch, not jitted.
@@ -200,7 +228,7 @@ def batch_groups_fn(
 
 def batch_total_fn(
     activations_fn: ActivationsFn,
-    estimator: Estimator = Estimator(),
+    estimator: Estimator = DEFAULT_ESTIMATOR,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Array], SimilarityState]:
     """Returns `(variables, inputs, mask) -> state` of one batch, not jitted.
@@ -244,7 +272,7 @@ def accumulate(
     variables: Any,
     batches: Iterable[Any],
     *,
-    estimator: Estimator = Estimator(),
+    estimator: Estimator = DEFAULT_ESTIMATOR,
     mask_fn: MaskFn | None = None,
     mesh: Mesh | None = None,
 ) -> SimilarityState:
@@ -268,7 +296,7 @@ def accumulate_groups(
     variables: Any,
     batches: Iterable[Any],
     *,
-    estimator: Estimator = Estimator(),
+    estimator: Estimator = DEFAULT_ESTIMATOR,
     mask_fn: MaskFn | None = None,
     mesh: Mesh | None = None,
 ) -> SimilarityState:
@@ -297,7 +325,7 @@ def similarity_matrix(
     variables: Any,
     batches: Iterable[Any],
     *,
-    estimator: Estimator = Estimator(),
+    estimator: Estimator = DEFAULT_ESTIMATOR,
     mask_fn: MaskFn | None = None,
     mesh: Mesh | None = None,
 ) -> Array:
