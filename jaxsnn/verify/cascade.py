@@ -240,25 +240,27 @@ class _Engine:
     ) -> tuple[Any, quotient.Quotient, float]:
         """Runs a compiled stage on a padded batch; compilation is not counted."""
         size = self.config.batch_size
-        started = time.monotonic()
         padded = list(queries) + [queries[-1]] * (size - len(queries))
         kept = quotient.relevant_inputs(self.network, padded)
-        arguments = (
-            quotient.first_layer(self.network, kept),
-            self.later_layers,
-            quotient.balls(self.network, padded, kept),
-            jnp.asarray([query.label for query in padded], jnp.int32),
-            jnp.asarray([_tolerance(self.network, q) for q in padded], jnp.int32),
-            jax.random.split(key, size),
-        )
-        prepared = time.monotonic() - started
+
+        def run() -> Any:
+            # Gathering the arrays compiles small programs too.
+            arguments = (
+                quotient.first_layer(self.network, kept),
+                self.later_layers,
+                quotient.balls(self.network, padded, kept),
+                jnp.asarray([query.label for query in padded], jnp.int32),
+                jnp.asarray([_tolerance(self.network, q) for q in padded], jnp.int32),
+                jax.random.split(key, size),
+            )
+            return jax.tree.map(np.asarray, self._compiled[stage](*arguments))
+
         shape = (stage, kept.inputs.shape[1])
         if shape not in self._warm:
-            jax.block_until_ready(self._compiled[stage](*arguments))
+            run()
             self._warm.add(shape)
         started = time.monotonic()
-        outcome = jax.tree.map(np.asarray, self._compiled[stage](*arguments))
-        return outcome, kept, prepared + time.monotonic() - started
+        return run(), kept, time.monotonic() - started
 
 
 def _clean(network: IntegerNetwork, queries: Sequence[Query]) -> dict[int, Result]:
