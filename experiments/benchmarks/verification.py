@@ -24,7 +24,7 @@ from experiments.benchmarks.baselines import killable, our_form
 from experiments.benchmarks.verification_report import OURS
 from jaxsnn import integer
 from jaxsnn.sat import backends, replay
-from jaxsnn.sat.query import Query, l1_query
+from jaxsnn.sat.query import Query, Stage, l1_query
 from jaxsnn.sat.spec import IntegerNetwork
 
 # Peer -> the package it needs and its module among the baselines.
@@ -34,6 +34,8 @@ _PUBLISHED = {
     "search": ("jax", "direct_search"),
 }
 _MEASUREMENTS = "measurements.jsonl"
+
+STAGES = ("bounds", "attack", "solve")
 
 FLAGS = run_state.new_flags()
 flags.DEFINE_list(
@@ -57,6 +59,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_list("radius", ["1", "2"], "Radii of the L1 balls.", flag_values=FLAGS)
 flags.DEFINE_float("timeout_s", 15.0, "Limit of each query.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "stages", list(STAGES), "Stages of the cascade, for ablation.", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "repeats",
     3,
@@ -111,7 +116,9 @@ def make_task(
     return Task(entry.name, network, tuple(chosen), tuple(radii), tuple(queries))
 
 
-def measure_ours(task: Task, seconds: float, seed: int) -> Iterator[dict[str, Any]]:
+def measure_ours(
+    task: Task, seconds: float, seed: int, stages: Sequence[str] = STAGES
+) -> Iterator[dict[str, Any]]:
     """Runs the cascade, all samples together, in this process alone.
 
     The first run of a network compiles, of which the cascade counts a part.
@@ -121,7 +128,10 @@ def measure_ours(task: Task, seconds: float, seed: int) -> Iterator[dict[str, An
     from jaxsnn.verify import cascade
 
     config = cascade.CascadeConfig(
-        seconds=seconds, workers=1, batch_size=len(task.samples)
+        stages=tuple(Stage(stage) for stage in stages),
+        seconds=seconds,
+        workers=1,
+        batch_size=len(task.samples),
     )
     decisions = cascade.verify(task.network, task.queries, config, jax.random.key(seed))
     for sample, query, result in decisions:
@@ -183,6 +193,7 @@ def run_benchmark(
     timeout_s: float,
     repeats: int,
     seed: int,
+    stages: Sequence[str] = STAGES,
 ) -> dict[str, Any]:
     """Measures what is not measured yet; writes and returns the report."""
     run_state.record(run.workdir, device=run_state.describe_device())
@@ -203,9 +214,9 @@ def run_benchmark(
             wanted = len(task.samples) * len(task.radii)
             missing = range(len(ours) // wanted, repeats)
             if missing:
-                list(measure_ours(task, timeout_s, seed))  # compiles
+                list(measure_ours(task, timeout_s, seed, stages))  # compiles
             for _ in missing:
-                found = list(measure_ours(task, timeout_s, seed))
+                found = list(measure_ours(task, timeout_s, seed, stages))
                 run_state.append_jsonl(path, *found)
                 bar.advance(len(found), engine=OURS)
             for peer in present:
@@ -239,6 +250,11 @@ def main(argv: Sequence[str]) -> None:
             raise run_state.usage_error(
                 "peers", peer, f"must be among {', '.join(known)}"
             )
+    for stage in FLAGS.stages:
+        if stage not in STAGES:
+            raise run_state.usage_error(
+                "stages", stage, f"must be among {', '.join(STAGES)}"
+            )
     try:
         radii = sorted({int(radius) for radius in FLAGS.radius})
         if not radii or radii[0] < 0:
@@ -266,6 +282,7 @@ def main(argv: Sequence[str]) -> None:
         timeout_s=FLAGS.timeout_s,
         repeats=FLAGS.repeats,
         seed=FLAGS.seed,
+        stages=FLAGS.stages,
     )
     print(verification_report.describe(report))
     print(f"\nrows: {run.workdir / 'verification.json'}")

@@ -65,10 +65,11 @@ class Engine:
         # Forking a process that runs jax may deadlock.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
+        process = context.Process(
             target=_serve, args=(theirs, *self._arguments), daemon=True
         )
-        self._process.start()
+        process.start()
+        self._process = process
         theirs.close()
         self._connection.recv()
 
