@@ -250,6 +250,35 @@ def _spread(
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
+# The steps of the loops below, each one program; the configuration is static, so that
+# further calls with the same model and sizes do not compile again.
+_STATIC = ("activations_fn", "estimator", "mesh")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _batch_total(
+    variables: Any,
+    inputs: Any,
+    mask: Array,
+    activations_fn: ActivationsFn,
+    estimator: Estimator,
+    mesh: Mesh | None,
+) -> SimilarityState:
+    return batch_total_fn(activations_fn, estimator, mesh)(variables, inputs, mask)
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _batch_groups(
+    variables: Any,
+    inputs: Any,
+    mask: Array,
+    activations_fn: ActivationsFn,
+    estimator: Estimator,
+    mesh: Mesh | None,
+) -> SimilarityState:
+    return batch_groups_fn(activations_fn, estimator, mesh)(variables, inputs, mask)
+
+
 def _some(states: Iterable[SimilarityState]) -> Iterator[SimilarityState]:
     empty = True
     for state in states:
@@ -281,9 +310,8 @@ def accumulate(
     Arguments as of `similarity_matrix`. States of several processes, or of several
     runs on parts of the data, are combined by `merge`.
     """
-    batch_total = jax.jit(batch_total_fn(activations_fn, estimator, mesh))
     states = (
-        batch_total(variables, inputs, mask)
+        _batch_total(variables, inputs, mask, activations_fn, estimator, mesh)
         for inputs, mask in pad_batches(
             batches, mask_fn, multiple=1 if mesh is None else mesh.size
         )
@@ -308,9 +336,8 @@ def accumulate_groups(
         A state with one leading axis, the groups of all batches: `total` of it is what
         `accumulate` returns.
     """
-    batch_groups = jax.jit(batch_groups_fn(activations_fn, estimator, mesh))
     states = (
-        batch_groups(variables, inputs, mask)
+        _batch_groups(variables, inputs, mask, activations_fn, estimator, mesh)
         for inputs, mask in pad_batches(
             batches, mask_fn, multiple=1 if mesh is None else mesh.size
         )
