@@ -100,7 +100,8 @@ def _prepared(dataset: data.Dataset) -> Examples:
         images = images[..., None]
     if dataset.name in _NORMALIZATION:
         mean, deviation = _NORMALIZATION[dataset.name]
-        images = (images - np.array(mean, np.float32)) / np.array(deviation, np.float32)
+        shift, scale = np.array(mean), np.array(deviation)
+        images = ((images - shift) / scale).astype(np.float32)
     return Examples(np.ascontiguousarray(images), np.asarray(dataset.labels, np.int32))
 
 

@@ -110,7 +110,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer(
     "train_epochs",
-    12,
+    8,
     "Epochs of training without --weights.",
     lower_bound=1,
     flag_values=FLAGS,

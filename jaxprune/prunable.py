@@ -54,17 +54,21 @@ class Structure:
         """
         now = self.kept[plan.stack]
         kept = tuple(now[index] for index in plan.kept)
-        adapters = tuple(b for b in self.adapters.get(plan.stack, ()) if b in kept)
-        return Structure(
-            {**self.kept, plan.stack: kept},
-            {**self.adapters, **({plan.stack: adapters} if adapters else {})},
-        )
+        adapters = {b for b in self.adapters.get(plan.stack, ()) if b in kept}
+        structure = Structure({**self.kept, plan.stack: kept}, self.adapters)
+        return structure._with_adapters_at(plan.stack, adapters)
 
     def with_adapters(self, stack: str, blocks: Sequence[int]) -> "Structure":
         """Returns the structure with linear maps after blocks (present numbering)."""
         base = {self.kept[stack][block] for block in blocks}
-        merged = tuple(sorted(base.union(self.adapters.get(stack, ()))))
-        return Structure(self.kept, {**self.adapters, stack: merged})
+        return self._with_adapters_at(stack, base.union(self.adapters.get(stack, ())))
+
+    def _with_adapters_at(self, stack: str, base_blocks: set[int]) -> "Structure":
+        # Stacks without any are left out, so that equal structures compare equal.
+        adapters = {name: b for name, b in self.adapters.items() if name != stack}
+        if base_blocks:
+            adapters[stack] = tuple(sorted(base_blocks))
+        return Structure(self.kept, adapters)
 
     def adapter_positions(self, stack: str) -> tuple[int, ...]:
         """Returns the blocks that end in a linear map, in the present numbering."""

@@ -82,7 +82,7 @@ def cifar_config(depth: int) -> ResNetConfig:
 
 def small_config() -> ResNetConfig:
     """Returns a small network for 8x8 grey images, deeper than they need."""
-    return ResNetConfig((5, 4), (16, 32), image_shape=(8, 8, 1))
+    return ResNetConfig((7, 5), (16, 32), image_shape=(8, 8, 1))
 
 
 class BasicBlock(nn.Module):

@@ -1,0 +1,55 @@
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune import cost
+
+
+def test_parameters_are_counted():
+    assert cost.count_parameters({"a": np.ones((2, 3)), "b": [np.float32(1)]}) == 7
+    assert cost.count_parameters({}) == 0
+    shapes = jax.eval_shape(lambda: jnp.zeros((4, 5)))
+    assert cost.count_parameters(shapes) == 20
+
+
+def test_flops_of_a_product_are_two_a_multiplication():
+    x, y = np.ones((3, 5), np.float32), np.ones((5, 7), np.float32)
+    assert cost.count_flops(jnp.dot, x, y) == 2 * 3 * 5 * 7
+
+
+def test_flops_that_the_backend_does_not_tell_are_none(monkeypatch):
+    class Compiled:
+        def __init__(self, answer):
+            self.answer = answer
+
+        def lower(self, *args):
+            return self
+
+        def compile(self):
+            return self
+
+        def cost_analysis(self):
+            return self.answer
+
+    for answer in (None, {}, [], {"flops": -1.0}, [{}]):
+        monkeypatch.setattr(jax, "jit", lambda f, answer=answer: Compiled(answer))
+        assert cost.count_flops(jnp.sin, 1.0) is None
+
+
+def test_latency_is_that_of_the_call():
+    def slow(x):
+        return jax.pure_callback(lambda y: (time.sleep(0.02), y)[1], x, x)
+
+    x = jnp.ones(())
+    latency = cost.measure_latency(slow, x, num_repeats=3, num_warm_up=1)
+    assert latency.num_repeats == 3
+    assert 20 <= latency.lower_quartile_ms <= latency.median_ms
+    assert latency.median_ms <= latency.upper_quartile_ms
+
+
+def test_latency_needs_a_repeat():
+    with pytest.raises(ValueError, match="num_repeats=0"):
+        cost.measure_latency(jnp.sin, jnp.ones(()), num_repeats=0)
