@@ -1,0 +1,354 @@
+"""Checkers of refutations and intervals: right proofs pass, wrong ones never do."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pysat.solvers import Cadical195
+
+from jaxsnn.sat import intervals, replay
+from jaxsnn.sat.check import cutting_planes, formula, rup
+from jaxsnn.sat.check.errors import ProofError
+from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
+from jaxsnn.sat.query import Query, Tie, linf_query
+from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
+from tests.jaxsnn import small_networks
+
+CLAUSES = st.lists(
+    st.lists(
+        st.integers(1, 6).flatmap(lambda v: st.sampled_from([v, -v])),
+        min_size=1,
+        max_size=3,
+    ),
+    min_size=8,
+    max_size=40,
+)
+
+
+def pigeonhole(holes):
+    """One pigeon more than holes: unsatisfiable, and not by propagation."""
+
+    def sits(pigeon, hole):
+        return pigeon * holes + hole + 1
+
+    pigeons = range(holes + 1)
+    clauses = [[sits(p, h) for h in range(holes)] for p in pigeons]
+    clauses += [
+        [-sits(p, h), -sits(q, h)]
+        for h in range(holes)
+        for p, q in itertools.combinations(pigeons, 2)
+    ]
+    return clauses
+
+
+def cadical_proof(clauses):
+    with Cadical195(bootstrap_with=clauses, with_proof=True) as solver:
+        return solver.get_proof() if not solver.solve() else None
+
+
+def has_model(clauses):
+    top = max(abs(lit) for clause in clauses for lit in clause)
+    return any(
+        all(
+            any(values[abs(lit) - 1] == (lit > 0) for lit in clause)
+            for clause in clauses
+        )
+        for values in itertools.product([False, True], repeat=top)
+    )
+
+
+@pytest.mark.parametrize("holes", [2, 4, 6])
+def test_pigeonhole_proofs_pass(holes):
+    proof = cadical_proof(pigeonhole(holes))
+    assert rup.check_refutation(pigeonhole(holes), proof) > 0
+
+
+def test_another_checker_agrees():
+    dratify = pytest.importorskip("dratify")
+    clauses = pigeonhole(5)
+    proof = cadical_proof(clauses)
+    for lines in (proof, proof[: len(proof) // 2], ["1 0", *proof]):
+        accepted = dratify.check_proof(
+            dratify.parse_dimacs(formula.dimacs(clauses)), "\n".join(lines)
+        ).ok
+        try:
+            rup.check_refutation(clauses, lines)
+        except ProofError:
+            assert not accepted
+        else:
+            assert accepted
+
+
+@settings(max_examples=50, deadline=None)
+@given(clauses=CLAUSES, seed=st.integers(0, 2**31))
+def test_every_solver_proof_passes_and_no_satisfiable_formula_is_refuted(clauses, seed):
+    """Also when clauses are taken away: then the old proof must fail."""
+    proof = cadical_proof(clauses)
+    if proof is None:
+        with pytest.raises(ProofError):
+            rup.check_refutation(clauses, ["0"])
+        return
+    rup.check_refutation(clauses, proof)
+    rng = random.Random(seed)
+    kept = [clause for clause in clauses if rng.random() < 0.7] or clauses[:1]
+    mutated = [mutate(line, rng) if rng.random() < 0.3 else line for line in proof]
+    for other_clauses, other_proof in ((kept, proof), (kept, mutated)):
+        try:
+            rup.check_refutation(other_clauses, other_proof)
+        except ProofError:
+            continue
+        assert not has_model(other_clauses)
+
+
+def mutate(line, rng):
+    words = line.split()
+    index = rng.randrange(len(words))
+    words[index] = rng.choice(["1", "-1", "3", "-4", "d", "0"])
+    return " ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("proof", "reason"),
+    [
+        ([], "without the empty clause"),
+        (["2 0"], "without the empty clause"),
+        (["1 0", "0"], "line 1 does not follow"),
+        (["2"], "line 1 does not end"),
+        (["2 0 0"], "line 1 does not end"),
+        (["2 x 0"], "line 1 is no clause"),
+        (["d 1 3 0", "2 0"], "line 1 deletes"),
+        (["d 1 2 0", "2 0"], "line 2 does not follow"),
+    ],
+)
+def test_wrong_clausal_proofs_by_hand(proof, reason):
+    # Implied: 2. Not implied: 1, nor anything of 3 and 4 alone.
+    clauses = [[1, 2], [-1, 2], [3, 4, -2], [-3, 4, -2], [3, -4, -2]]
+    with pytest.raises(ProofError, match=reason):
+        rup.check_refutation(clauses, proof)
+
+
+def test_deleted_units_stay_implied():
+    clauses = [[1], [-1, 2], [-2, 3], [-3, 4, 5], [4, -5], [-4, 5], [-4, -5]]
+    assert rup.check_refutation(clauses, ["d 1 0", "d 2 -1 0", "4 0"]) == 1
+
+
+# Cutting planes.
+
+AT_MOST_ONE_OF_THREE = ((-1, -2, -3), (1, 1, 1), 2)
+AT_LEAST_TWO_OF_THREE = ((1, 2, 3), (1, 1, 1), 2)
+
+
+def test_cutting_planes_by_hand():
+    pairs = [((-a, -b), (1, 1), 1) for a, b in ((1, 2), (1, 3), (2, 3))]
+    proof = [
+        cutting_planes.HEADER,
+        "l 1",
+        "l 2",
+        "l 3",
+        "l 4",
+        "pol 1 2 + 3 + 2 d",  # 2 + 2 + 2 >= 3, halved and rounded up
+        "pol 5 4 +",  # 3 >= 4
+        "c 6",
+    ]
+    assert cutting_planes.check_refutation([*pairs, AT_LEAST_TWO_OF_THREE], proof) == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        (["l 1", "l 2"], "without a contradiction"),
+        (["l 1", "l 2", "c 1"], "line 4 claims a contradiction"),
+        (["l 3"], "line 2 names constraint 3 of 2"),
+        (["l 0"], "names constraint 0"),
+        (["l 1", "pol 1 2 +"], "line 3 names constraint 2 of 1"),
+        (["l 1", "pol 1 0 d"], "no positive number"),
+        (["l 1", "pol 1 -1 *"], "no positive number"),
+        (["l 1", "pol 1 1"], "leaves operands"),
+        (["l 1", "pol 1 +"], "malformed"),
+        (["l 1", "pol x4 x1 +"], "names 'x4'"),
+        (["l 1", "rup +1 x1 >= 1 ;"], "line 3 does not follow"),
+        (["l 1", "rup +1 x1 >= 1"], "malformed"),
+        (["l 1", "rup +1 x9 >= 1 ;"], "names 'x9'"),
+        (["red +1 x1 >= 1 ; x1 1"], "unknown rule 'red'"),
+    ],
+)
+def test_wrong_cutting_planes_by_hand(steps, reason):
+    # At most one, and at least one: satisfiable, so nothing may pass.
+    constraints = [AT_MOST_ONE_OF_THREE, ((1, 2, 3), (1, 1, 1), 1)]
+    with pytest.raises(ProofError, match=reason):
+        cutting_planes.check_refutation(constraints, [cutting_planes.HEADER, *steps])
+
+
+def test_another_header_is_refused():
+    with pytest.raises(ProofError, match="begin"):
+        cutting_planes.check_refutation([], ["pseudo-Boolean proof version 2.0"])
+
+
+TERMS = st.lists(
+    st.tuples(st.integers(1, 6), st.integers(1, 5), st.booleans()),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda term: term[1],
+)
+
+
+EXPRESSIONS = st.recursive(
+    st.sampled_from(["1", "2", "3", "x1", "~x2", "x5", "~x4"]),
+    lambda parts: st.one_of(
+        st.tuples(parts, parts).map(lambda pair: f"{pair[0]} {pair[1]} +"),
+        st.tuples(parts, st.sampled_from(["2 *", "3 *", "2 d", "3 d", "s"])).map(
+            " ".join
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    formulas=st.lists(st.tuples(TERMS, st.integers(1, 12)), min_size=3, max_size=4),
+    expression=EXPRESSIONS,
+)
+def test_whatever_a_step_derives_follows(formulas, expression):
+    """Every assignment that satisfies the formula satisfies what is derived."""
+    constraints = []
+    for terms, bound in formulas:
+        lits = tuple(v if positive else -v for _, v, positive in terms)
+        constraints.append((lits, tuple(w for w, _, _ in terms), bound))
+    known = [cutting_planes._Sum.of(constraint) for constraint in constraints]
+    derived = cutting_planes._evaluate(expression.split(), known, 5)
+
+    def holds(constraint, values):
+        lits, weights, bound = constraint
+        total = sum(
+            w * (values[abs(lit) - 1] == (lit > 0))
+            for w, lit in zip(weights, lits, strict=True)
+        )
+        return total >= bound
+
+    for values in itertools.product([0, 1], repeat=5):
+        if all(holds(constraint, values) for constraint in constraints):
+            total = sum(c * values[v - 1] for v, c in derived.coefficients.items())
+            assert total >= derived.bound
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    formulas=st.lists(st.tuples(TERMS, st.integers(1, 12)), min_size=2, max_size=6),
+    lemma=st.tuples(TERMS, st.integers(1, 8)),
+)
+def test_propagation_only_accepts_what_follows(formulas, lemma):
+    def constraint(terms, bound):
+        lits = tuple(v if positive else -v for _, v, positive in terms)
+        return lits, tuple(w for w, _, _ in terms), bound
+
+    def satisfied(given_constraint, values):
+        lits, weights, bound = given_constraint
+        reached = [
+            w
+            for w, lit in zip(weights, lits, strict=True)
+            if values[abs(lit) - 1] == (lit > 0)
+        ]
+        return sum(reached) >= bound
+
+    constraints = [constraint(*each) for each in formulas]
+    wanted = constraint(*lemma)
+    propagator = cutting_planes._Propagator(5)
+    propagator.catch_up([cutting_planes._Sum.of(each) for each in constraints])
+    negation = cutting_planes._Sum.of(wanted).negated()
+    accepted = propagator.refutes(negation)
+    assert propagator.refutes(negation) == accepted  # nothing is left behind
+    if accepted:
+        for values in itertools.product([0, 1], repeat=5):
+            if all(satisfied(each, values) for each in constraints):
+                assert satisfied(wanted, values)
+
+
+# Intervals.
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_propagated_intervals_pass_and_tighter_ones_than_attained_do_not(data):
+    network = data.draw(small_networks.networks())
+    query = data.draw(small_networks.nested_queries(network))[-1]
+    levels = intervals.propagate(network, query)
+    claims = [Claim(*level) for level in levels[1:]]
+    check_intervals(network, query, claims)
+    points = small_networks.admissible(query)
+    depth = data.draw(st.integers(0, len(claims) - 1))
+    steps = np.array([replay.spike_steps(network, p)[depth + 1] for p in points])
+    neuron = data.draw(st.integers(0, steps.shape[1] - 1))
+    earliest, latest = steps[:, neuron].min(), steps[:, neuron].max()
+    for low, high in ((earliest + 1, latest), (earliest, latest - 1)):
+        claim = Claim(claims[depth].low.copy(), claims[depth].high.copy())
+        claim.low[neuron], claim.high[neuron] = low, high
+        with pytest.raises(ProofError, match=f"layer {depth}, neuron {neuron}"):
+            check_intervals(
+                network, query, [*claims[:depth], claim, *claims[depth + 1 :]]
+            )
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_decided_agrees_and_is_true(data):
+    network = data.draw(small_networks.networks())
+    for query in data.draw(small_networks.nested_queries(network)):
+        levels = intervals.propagate(network, query)
+        try:
+            check_decided(query, Claim(*levels[-1]))
+            decided = True
+        except ProofError:
+            decided = False
+        assert decided == intervals.decided(levels, query)
+        assert not decided or small_networks.is_robust(network, query)
+
+
+def test_convolution_and_pooling_intervals_pass():
+    rng = np.random.default_rng(3)
+    conv = Conv2D(
+        rng.integers(-2, 4, (2, 2, 1, 2)),
+        rng.integers(0, 4, 2),
+        input_shape=(4, 4, 1),
+        padding=((0, 1), (0, 1)),
+    )
+    pool = EarliestPool2D(conv.output_shape)
+    dense = Dense(rng.integers(-3, 4, (3, pool.num_outputs)), rng.integers(0, 6, 3))
+    network = IntegerNetwork((conv, pool, dense), num_steps=8)
+    query = linf_query(rng.integers(0, 8, 16), 0, 1, 8)
+    claims = [Claim(*level) for level in intervals.propagate(network, query)[1:]]
+    check_intervals(network, query, claims)
+    with pytest.raises(ProofError, match="2 layers for 3"):
+        check_intervals(network, query, claims[:2])
+    narrow = Claim(claims[1].low[1:], claims[1].high[1:])
+    with pytest.raises(ProofError, match="another number of neurons"):
+        check_intervals(network, query, [claims[0], narrow, claims[2]])
+
+
+def test_ties_by_hand():
+    # The label is 1, and may spike as late as the others spike early.
+    outputs = Claim(np.array([3, 2, 3]), np.array([5, 3, 5]))
+    steps = np.array([0])
+
+    def query(tie, target=None):
+        return Query(steps, steps, steps, 1, tie=tie, target=target)
+
+    check_decided(query(Tie.S4NN), outputs)
+    check_decided(query(Tie.ARGMIN, target=2), outputs)
+    for tie, target in ((Tie.ADVERSARIAL, 2), (Tie.ARGMIN, None), (Tie.ARGMIN, 0)):
+        with pytest.raises(ProofError, match="may spike at step 3"):
+            check_decided(query(tie, target), outputs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_the_question_is_unsatisfiable_exactly_if_robust(data):
+    """Encoder and emitters, which proofs rest on, against enumeration."""
+    network = data.draw(small_networks.networks())
+    query = data.draw(small_networks.nested_queries(network))[-1]
+    problem = formula.question(network, query)
+    with Cadical195(bootstrap_with=formula.clauses(problem)) as solver:
+        assert solver.solve() != small_networks.is_robust(network, query)
