@@ -31,7 +31,8 @@ class Job:
         train_radius: steps that inputs may move by in certified training, else 0.
         epochs: passes over `train`.
         batch_size: examples per update.
-        learning_rate: of the first update; it falls to 0 along a cosine.
+        learning_rate: of the first update, in units of the threshold for s4nn, else
+            relative to the weights; it falls to 0 along a cosine.
         jitter: steps by which input spikes are moved at random in training.
         seed: of initial weights, order of examples and jitter.
     """
@@ -97,7 +98,12 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
             ramp=batches * job.epochs // 2,
         )
         gradient = temporal_margin.gradient(config, objective)
-        optimizer = optax.adam(schedule)
+        # Steps relative to the size of the weights suit any number of inputs.
+        optimizer = optax.chain(
+            optax.scale_by_adam(),
+            optax.scale_by_param_block_rms(),
+            optax.scale_by_learning_rate(schedule),
+        )
         params = network.init(init_key, config)
     update = training.make_update(config, gradient, optimizer, job.jitter)
     state = training.initial_state(params, optimizer)

@@ -8,6 +8,7 @@ of the written integer network, whose first spike decides (the lowest index in a
 the same command resumes an interrupted run after its last complete epoch.
 """
 
+import math
 from collections.abc import Sequence
 
 from absl import flags
@@ -56,7 +57,11 @@ flags.DEFINE_integer(
     "batch_size", 128, "Examples per update.", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_float(
-    "learning_rate", 0.003, "Of the first update; falls to 0.", flag_values=FLAGS
+    "learning_rate",
+    None,
+    "Of the first update; it falls to 0. Relative to the size of the weights (default "
+    "0.05), for s4nn to the threshold (default 0.002).",
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "jitter",
@@ -91,7 +96,10 @@ def make_job() -> Job:
             FLAGS.train_radius,
             "must be positive with --method=certified, and 0 with any other",
         )
-    if not FLAGS.learning_rate > 0:
+    learning_rate = FLAGS.learning_rate
+    if learning_rate is None:
+        learning_rate = 0.002 if FLAGS.method == "s4nn" else 0.05
+    if not 0 < learning_rate < math.inf:
         raise run_state.usage_error(
             "learning_rate", FLAGS.learning_rate, "must be positive"
         )
@@ -113,7 +121,7 @@ def make_job() -> Job:
         train_radius=FLAGS.train_radius,
         epochs=FLAGS.epochs,
         batch_size=FLAGS.batch_size,
-        learning_rate=FLAGS.learning_rate,
+        learning_rate=learning_rate,
         jitter=FLAGS.jitter,
         seed=FLAGS.seed,
     )

@@ -1,0 +1,83 @@
+import itertools
+import math
+
+import pytest
+
+from jaxsnn import search_space
+
+
+@pytest.mark.parametrize("num_inputs", [1, 2, 3])
+@pytest.mark.parametrize("budget", range(5))
+def test_unbounded_ball_equals_enumeration(num_inputs, budget):
+    shifts = range(-budget, budget + 1)
+    expected = sum(
+        sum(map(abs, moves)) <= budget
+        for moves in itertools.product(shifts, repeat=num_inputs)
+    )
+    assert search_space.temporal_l1(num_inputs, budget) == expected
+
+
+@pytest.mark.parametrize("steps", [(0, 0, 0), (0, 2, 4), (3, 1, 4)])
+@pytest.mark.parametrize("size", range(7))
+def test_balls_in_bounded_time_equal_enumeration(steps, size):
+    inside = [
+        [abs(a - b) for a, b in zip(times, steps, strict=True)]
+        for times in itertools.product(range(5), repeat=3)
+    ]
+    within = search_space.temporal_l1_within(steps, 5, size)
+    assert within == sum(sum(moves) <= size for moves in inside)
+    box = search_space.temporal_linf_within(steps, 5, size)
+    assert box == sum(max(moves) <= size for moves in inside)
+
+
+@pytest.mark.parametrize("budget", range(7))
+def test_spike_trains_equal_enumeration(budget):
+    trains = itertools.product((0, 1), repeat=6)
+    expected = sum(sum(train) <= budget for train in trains)
+    assert search_space.rate_hamming(2, 3, budget) == expected
+
+
+def test_the_papers_example_and_how_far_its_bound_overcounts():
+    assert search_space.temporal_l1(784, 2) == 1_230_881
+    assert search_space.temporal_l1(784, 3) == 643_751_809
+    assert math.exp(search_space.log_temporal_bound(784, 2)) == pytest.approx(
+        1.66e7, rel=0.01
+    )
+    assert math.exp(search_space.log_temporal_bound(784, 3)) == pytest.approx(
+        3.2e10, rel=0.02
+    )
+
+
+def test_the_bound_is_one():
+    for num_inputs, budget in itertools.product((1, 5, 50, 784), (1, 2, 3, 10)):
+        exact = search_space.temporal_l1(num_inputs, budget)
+        bound = search_space.log_temporal_bound(num_inputs, budget)
+        assert math.log(exact) <= bound + 1e-12
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1])
+def test_crossing_is_where_the_exact_sizes_cross(fraction):
+    found = search_space.crossing(30, fraction, most_steps=12)
+
+    def rate_is_larger(num_steps):
+        budget = math.ceil(fraction * 30 * num_steps)
+        rate = search_space.rate_hamming(30, num_steps, budget)
+        return rate > search_space.temporal_l1(30, budget)
+
+    assert all(rate_is_larger(t) for t in range(found, 13))
+    assert found == 2 or not rate_is_larger(found - 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: search_space.temporal_l1(3, -1), "budget=-1"),
+        (lambda: search_space.temporal_l1_within([5], 5, 1), "0 .. 4"),
+        (lambda: search_space.temporal_linf_within([0], 5, -1), "radius=-1"),
+        (lambda: search_space.rate_hamming(-1, 5, 1), "num_inputs=-1"),
+        (lambda: search_space.crossing(3, 0.0), "fraction=0.0"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
