@@ -107,6 +107,7 @@ def main(argv: Sequence[str]) -> None:
 
     path = run.workdir / "report.html"
     demo_report.write(run.workdir, path, commands)
+    demo_report.write_overview(run.workdir, run.workdir / "overview.png")
     print(f"\ndemo done in {time.monotonic() - started:.0f} s; open {path.resolve()}")
 
 

@@ -1,13 +1,15 @@
 """The page that `demo` writes, made from the files of its three runs alone."""
 
 import collections
+import io
 import os
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from experiments import data, html_report, json_files, results, verify_report
 from jaxprune import clusters, report
@@ -15,13 +17,17 @@ from jaxsnn import coding, integer
 from jaxsnn.sat import replay
 from jaxsnn.sat.spec import IntegerNetwork
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _NUM_PICTURES = 3
+_PICTURE_WIDTH = 1600
 _MEASURES = (
     ("accuracy", "accuracy"),
     ("blocks", "num_blocks"),
     ("parameters", "num_params"),
     ("FLOPs an example", "flops"),
-    ("latency (ms)", "latency_ms"),
+    ("latency of a batch, ms", "latency_ms"),
 )
 
 
@@ -61,6 +67,54 @@ def write(
     )
 
 
+def write_overview(workdir: pathlib.Path, path: str | os.PathLike[str]) -> None:
+    """Writes one picture of both jobs, for a README."""
+    pruning = json_files.read_json(workdir / "prune" / "report.json")
+    run = results.read_run(workdir / "verify")
+    records = [record for _, record in results.merge([run])]
+    threshold = pruning["rounds"][0]["threshold"]
+    similarity = _similarity_figures(pruning, workdir / "prune", threshold)[0].image
+    assert not isinstance(similarity, bytes)
+    rows = [
+        [similarity, report.plot_before_after(pruning["base"], pruning["pruned"])],
+        [
+            verify_report.plot_verdicts(records),
+            *(figure for figure, _ in _pictures(run, records)[:1]),
+        ],
+    ]
+    images = [_row([_draw(figure) for figure in row]) for row in rows]
+    sheet = Image.new("RGB", (_PICTURE_WIDTH, sum(i.height for i in images)), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="png", optimize=True)
+    json_files.write_atomic(path, buffer.getvalue())
+
+
+def _draw(figure: "Figure") -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight")
+    return Image.open(buffer).convert("RGB")
+
+
+def _row(images: Sequence[Image.Image]) -> Image.Image:
+    """Puts images of one height beside each other, as wide as the picture."""
+    margin = 24
+    room = _PICTURE_WIDTH - margin * (len(images) + 1)
+    height = round(room / sum(image.width / image.height for image in images))
+    row = Image.new("RGB", (_PICTURE_WIDTH, height + 2 * margin), "white")
+    left = margin
+    for image in images:
+        width = round(height * image.width / image.height)
+        row.paste(
+            image.resize((width, height), Image.Resampling.LANCZOS), (left, margin)
+        )
+        left += width + margin
+    return row
+
+
 def _device_name(device: Mapping[str, Any]) -> str:
     if device["platform"] == "cpu":
         return f"a CPU of {device['cpu_count']} cores"
@@ -83,23 +137,22 @@ def _pruning_section(
         [
             f"A residual network of {base['num_blocks']} blocks was trained; "
             f"{removed} of them were found to compute what a neighbour computes "
-            f"already (CKA of at least {threshold}), removed, and the rest repaired.",
+            f"already (CKA of at least {threshold}) and removed in "
+            f"{_rounds(pruning['rounds'])}, each followed by repair and fine-tuning.",
             f"With {certificate['confidence']:.0%} confidence the accuracy lost is at "
             f"most {100 * certificate['accuracy_drop_upper_bound']:.1f} points "
             f"({100 * certificate['accuracy_drop']:.1f} observed, on "
             f"{certificate['num_examples']} digits used for nothing else).",
             html_report.Table(["", "before", "after", "change"], rows),
-            html_report.Row(
-                [
-                    *_similarity_figures(pruning, directory, threshold),
-                    html_report.Figure(
-                        report.plot_before_after(base, pruned),
-                        "Before and after pruning.",
-                    ),
-                ]
-            ),
+            html_report.Figure(report.plot_before_after(base, pruned)),
+            *_similarity_figures(pruning, directory, threshold),
         ],
     )
+
+
+def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
+    accepted = sum(bool(attempt["accepted"]) for attempt in rounds)
+    return "one round" if accepted == 1 else f"{accepted} rounds"
 
 
 def _similarity_figures(
@@ -114,8 +167,8 @@ def _similarity_figures(
             pruning["pruned"]["kept_blocks"][stack],
         )
         text = (
-            "How alike the outputs of any two blocks are; frames are clusters, red "
-            "blocks were removed."
+            "How alike the outputs of any two blocks were before pruning. Frames are "
+            "the clusters of the first round; red blocks were removed in one of them."
         )
         figures.append(html_report.Figure(figure, text))
     return figures
@@ -166,11 +219,7 @@ def _spiking_section(workdir: pathlib.Path) -> html_report.Section:
 def _counterexample_section(workdir: pathlib.Path) -> html_report.Section:
     run = results.read_run(workdir / "verify")
     records = [record for _, record in results.merge([run])]
-    network = integer.load(str(run.flags["network"]), None, 0)
-    digits = data.load("digits", "test")
-    pictures = verify_report.counterexample_pictures(
-        network, digits, telling_first(records, network, digits), _NUM_PICTURES
-    )
+    pictures = _pictures(run, records)
     return html_report.Section(
         "Counterexamples",
         [
@@ -179,6 +228,16 @@ def _counterexample_section(workdir: pathlib.Path) -> html_report.Section:
             "(red earlier, blue later).",
             *(html_report.Figure(figure, text) for figure, text in pictures),
         ],
+    )
+
+
+def _pictures(
+    run: results.Run, records: Sequence[Mapping[str, Any]]
+) -> "list[tuple[Figure, str]]":
+    network = integer.load(str(run.flags["network"]))
+    digits = data.load("digits", "test")
+    return verify_report.counterexample_pictures(
+        network, digits, telling_first(records, network, digits), _NUM_PICTURES
     )
 
 

@@ -210,7 +210,7 @@ body {
   margin: 0; background: var(--ground); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 }
-main { max-width: 64rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
+main { max-width: 68rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.15rem; margin: 0 0 .8rem; color: var(--accent); }
 .subtitle { margin: 0 0 1.5rem; color: var(--soft); }
@@ -229,7 +229,7 @@ table {
 }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td {
-  text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line);
+  text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
   white-space: nowrap;
 }
 th { font-weight: 600; }

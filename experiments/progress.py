@@ -19,8 +19,9 @@ _SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """Shows how far a loop is.
 
-    On a terminal it is a bar. Elsewhere it writes a line every five seconds at most,
-    and one at the end. All goes to stderr, so that the summary on stdout can be piped.
+    On a terminal it is a bar. Elsewhere it writes a line at the beginning and the end,
+    and every five seconds at most in between. All goes to stderr, so that the summary
+    on stdout can be piped.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Progress:
         """
         self._description = description
         self._total = total
-        self._done = self._done_at_last_line = done
+        self._done = self._done_at_start = self._done_at_last_line = done
         self._facts = ""
         self._stream = stream if stream is not None else sys.stderr
         self._started = self._last_line = time.monotonic()
@@ -52,6 +53,8 @@ class Progress:
         if self._stream.isatty():
             self._bar, self._task = self._make_bar()
             self._bar.start()
+        else:
+            self._write_line("begins")
         return self
 
     def __exit__(
@@ -99,7 +102,8 @@ class Progress:
     def _remaining(self) -> str:
         """Estimates from the steps since the last line: the first ones compile."""
         taken = self._done - self._done_at_last_line
-        if self._total is None or self._last_line == self._started or taken <= 0:
+        compiled = self._done_at_last_line > self._done_at_start
+        if self._total is None or not compiled or taken <= 0:
             return ""
         pace = (time.monotonic() - self._last_line) / taken
         return f"about {pace * (self._total - self._done):.0f} s left"

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import data, demo, demo_report, json_files
 from jaxsnn import coding, integer
@@ -59,7 +60,7 @@ def write_runs(workdir: pathlib.Path) -> None:
                 "num_blocks": 3,
                 "kept_blocks": {"blocks": [0, 1, 3]},
             },
-            "rounds": [{"threshold": 0.98}],
+            "rounds": [{"threshold": 0.98, "accepted": True}],
             "certificate": {
                 "confidence": 0.95,
                 "num_examples": 200,
@@ -125,6 +126,14 @@ def test_page_shows_both_jobs(tmp_path):
     assert '<td class="number">24,000</td><td class="number">18,000</td>' in page
     assert "-25.0 %" in page
     assert "<pre>python -m experiments.prune_model</pre>" in page
+
+
+def test_overview_is_a_picture_of_both_jobs(tmp_path):
+    write_runs(tmp_path)
+    demo_report.write_overview(tmp_path, tmp_path / "overview.png")
+    with Image.open(tmp_path / "overview.png") as image:
+        assert image.width == 1600
+        assert 400 < image.height < 1600
 
 
 def test_changed_decisions_are_shown_before_ties(tmp_path):

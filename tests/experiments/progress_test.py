@@ -20,13 +20,14 @@ def clock(monkeypatch):
     return now
 
 
-def test_log_gets_a_line_every_five_seconds_and_one_at_the_end(clock):
+def test_log_gets_lines_at_both_ends_and_every_five_seconds(clock):
     stream = io.StringIO()
     with progress.Progress("train", total=80, stream=stream) as bar:
         for step in range(80):
             clock[0] += 0.125
             bar.advance(loss=1.0 / (step + 1))
     assert stream.getvalue().splitlines() == [
+        "train: 0/80  0.0 s  begins",
         "train: 40/80  5.0 s  loss 0.025",
         "train: 80/80  10.0 s  loss 0.0125  done",
     ]
@@ -39,7 +40,8 @@ def test_remaining_time_leaves_out_compilation_and_earlier_runs(clock):
         bar.advance(1)
         clock[0] += 6
         bar.advance(3)
-    assert stream.getvalue().splitlines()[:2] == [
+    assert stream.getvalue().splitlines()[:3] == [
+        "solve: 10/20  0.0 s  begins",
         "solve: 11/20  60.0 s",
         "solve: 14/20  66.0 s  about 12 s left",
     ]
@@ -55,7 +57,7 @@ def test_failure_is_not_called_done(clock):
 
     with pytest.raises(RuntimeError):
         fail()
-    assert stream.getvalue() == "train: 1  0.0 s  stopped\n"
+    assert stream.getvalue().splitlines()[1:] == ["train: 1  0.0 s  stopped"]
 
 
 def test_terminal_gets_a_bar():
