@@ -35,6 +35,12 @@ flags.DEFINE_enum(
     "Solver of the last stage.",
     flag_values=FLAGS,
 )
+flags.DEFINE_list(
+    "stages",
+    ["bounds", "attack", "solve"],
+    "Stages that run, in this order.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "timeout_s", 60.0, "Limit of the last stage for each query.", flag_values=FLAGS
 )
@@ -60,6 +66,7 @@ def decide(
         "samples": ",".join(map(str, samples)),
         "norm": FLAGS.norm,
         "radius": ",".join(FLAGS.radius),
+        "stages": ",".join(FLAGS.stages),
         "backend": FLAGS.backend,
         "timeout_s": FLAGS.timeout_s,
         "workers": FLAGS.workers,
