@@ -101,12 +101,14 @@ def rate_hamming(num_inputs: int, num_steps: int, budget: int) -> int:
     return sum(math.comb(places, k) for k in range(min(places, budget) + 1))
 
 
-def log_temporal_bound(num_inputs: int, budget: int) -> float:
-    """Returns the logarithm of the paper's bound of the temporal space.
+def log_temporal_estimate(num_inputs: int, budget: int) -> float:
+    """Returns the logarithm of the paper's estimate of the temporal space.
 
-    `n^budget / budget! (1 + 2 budget / n)^n`. It overcounts: compare `temporal_l1`.
+    `n^budget / budget! (1 + 2 budget / n)^n`, meant as a bound. For budgets small
+    against `n` it overcounts many times (compare `temporal_l1`), for others it is none:
+    one input and a budget of 2 have 5 settings, and it says 2.5.
 
-    >>> round(math.exp(log_temporal_bound(784, 2)) / 1e7, 2)
+    >>> round(math.exp(log_temporal_estimate(784, 2)) / 1e7, 2)
     1.66
     """
     _check(num_inputs=num_inputs, budget=budget)
