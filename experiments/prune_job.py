@@ -403,14 +403,19 @@ class _Run:
             self._job.confidence,
         )
         images = examples.images[:_LATENCY_BATCH]
-        functions = {"base": base.apply, "pruned": pruned.apply}
         arguments = {"base": (variables, images), "pruned": (smaller, images)}
-        latency = cost.compare_latency(functions, arguments)
+        compiled = {
+            "base": jax.jit(base.apply).lower(variables, images).compile(),
+            "pruned": jax.jit(pruned.apply).lower(smaller, images).compile(),
+        }
+        latency = cost.compare_latency(compiled, arguments)
         measured = {
-            "base": _measures(base, variables, images[:1], base_correct),
-            "pruned": _measures(pruned, smaller, images[:1], pruned_correct),
+            "base": _measures(base, variables, base_correct),
+            "pruned": _measures(pruned, smaller, pruned_correct),
         }
         for name, facts in measured.items():
+            flops = cost.count_flops(compiled[name])
+            facts["flops"] = flops and flops / len(images)
             facts["latency_ms"] = latency[name].median_ms
             facts["latency_quartiles_ms"] = latency[name][1:3]
             facts["latency_batch_size"] = len(images)
@@ -437,13 +442,12 @@ class _Run:
 
 
 def _measures(
-    model: Prunable, variables: Variables, image: np.ndarray, correct: np.ndarray
+    model: Prunable, variables: Variables, correct: np.ndarray
 ) -> dict[str, Any]:
     return {
         "accuracy": float(correct.mean()),
         "num_params": cost.count_parameters(variables["params"]),
         "num_blocks": sum(stack.num_blocks for stack in model.stacks),
-        "flops": cost.count_flops(model.apply, variables, image),
     }
 
 

@@ -33,7 +33,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
     simplified the program, the same way for every model on one backend.
 
     Args:
-        function: what to count; it is jitted here.
+        function: what to count; it is jitted here unless it is compiled already.
         *args: arguments, or their shapes as `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -42,7 +42,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
     >>> count_flops(lambda x, y: x @ y, np.ones((8, 16)), np.ones((16, 32)))
     8192.0
     """
-    analysis = jax.jit(function).lower(*args).compile().cost_analysis()
+    analysis = _compiled(function, args).cost_analysis()
     if isinstance(analysis, list):  # one entry per program on older versions
         analysis = analysis[0] if analysis else None
     flops = (analysis or {}).get("flops")
@@ -81,7 +81,7 @@ def compare_latency(
     Taking turns keeps a change of the machine's load or clock from favouring one.
 
     Args:
-        functions: what to time, by name.
+        functions: what to time, by name; jitted here unless compiled already.
         args: arguments of each, by the same names.
         num_repeats: calls of each that are timed.
         num_warm_up: calls of each before them that are not.
@@ -93,8 +93,7 @@ def compare_latency(
         raise ValueError(f"num_repeats={num_repeats} must be at least 1")
     placed = {name: jax.device_put(args[name]) for name in functions}
     compiled = {
-        name: jax.jit(function).lower(*placed[name]).compile()
-        for name, function in functions.items()
+        name: _compiled(function, placed[name]) for name, function in functions.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(num_warm_up + num_repeats):
@@ -108,6 +107,12 @@ def compare_latency(
         lower, median, upper = (1e3 * float(np.quantile(times, q)) for q in QUARTILES)
         result[name] = Latency(median, lower, upper, num_repeats)
     return result
+
+
+def _compiled(function: Callable[..., Any], args: Any) -> Any:
+    if isinstance(function, jax.stages.Compiled):
+        return function
+    return jax.jit(function).lower(*args).compile()
 
 
 QUARTILES = (0.25, 0.5, 0.75)

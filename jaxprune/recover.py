@@ -189,10 +189,11 @@ def init(
 ) -> TrainState:
     """Returns the state before the first epoch; arguments as of `fine_tune`."""
     optimizer = _optimizer(recipe, num_examples, **options)
-    # A copy, because the training step gives its buffers away.
-    variables = jax.tree.map(jnp.copy, dict(variables))
-    best = jax.tree.map(jnp.copy, variables)
-    opt_state = optimizer.init(variables["params"])
+    # Copies, because the training step gives its buffers away; with their types spelled
+    # out, because weak ones would have the step compiled twice.
+    variables = jax.tree.map(_copy, dict(variables))
+    best = jax.tree.map(_copy, variables)
+    opt_state = jax.jit(optimizer.init)(variables["params"])
     return TrainState(variables, opt_state, best, 0, float("-inf"), 0)
 
 
@@ -212,6 +213,10 @@ def _optimizer(
     )
     transformation = optimizer(schedule)
     return transformation if mask is None else optax.chain(transformation, freeze(mask))
+
+
+def _copy(array: Any) -> Array:
+    return jnp.array(array, array.dtype, copy=True)
 
 
 def steps_per_epoch(recipe: Recipe, num_examples: int) -> int:

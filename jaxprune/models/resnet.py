@@ -239,7 +239,8 @@ def _init(module: ResNet, key: jax.Array) -> dict[str, Any]:
             deviation = math.sqrt(2 * leaf.shape[-1] / size) / 0.87962566
             value = deviation * draws[start : start + size].reshape(leaf.shape)
         else:
-            value = jnp.full(leaf.shape, 1.0 if name in ("scale", "var") else 0.0)
+            one = name in ("scale", "var")
+            value = jnp.full(leaf.shape, float(one), leaf.dtype)
         start += size
         values.append(value)
     return jax.tree.unflatten(structure, values)

@@ -20,6 +20,13 @@ def test_flops_of_a_product_are_two_a_multiplication():
     assert cost.count_flops(jnp.dot, x, y) == 2 * 3 * 5 * 7
 
 
+def test_compiled_programs_are_taken_as_they_are():
+    x = jnp.ones((4, 4))
+    compiled = jax.jit(jnp.dot).lower(x, x).compile()
+    assert cost.count_flops(compiled) == 2 * 4**3
+    assert cost.measure_latency(compiled, x, x, num_repeats=1).median_ms > 0
+
+
 def test_flops_that_the_backend_does_not_tell_are_none(monkeypatch):
     class Compiled:
         def __init__(self, answer):

@@ -106,6 +106,24 @@ def test_one_step_is_the_one_worked_by_hand():
     )
 
 
+def test_the_step_is_traced_once():
+    """Arrays with weak types, as `jnp.full` makes them, must not trace it again."""
+    model, traces = residual_model(), []
+    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), shapes(model))
+
+    def loss(outputs, labels):
+        traces.append(outputs.shape)
+        return recover.cross_entropy(outputs, labels)
+
+    key = jax.random.key(0)
+    recover.fine_tune(model, variables, *data(), RECIPE, key, loss=loss)
+    assert len(traces) == 1
+
+
+def shapes(model):
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
 def test_the_key_alone_decides_the_order():
     assert leaves_equal(fit(RECIPE), fit(RECIPE))
     assert not leaves_equal(fit(RECIPE), fit(RECIPE, key=jax.random.key(2)))
