@@ -94,13 +94,36 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     for file in files:
         match = _SHARD_FILE.fullmatch(file.name)
         shards.add((int(match[1]), int(match[2])) if match else (0, 1))
+    flags = facts.get("flags", {})
+    records = [r for file in files for r in json_files.read_jsonl(file)]
+    if flags.get("find_radius"):
+        records = implied_by_radius(records)
     return Run(
         directory=path,
-        flags=facts.get("flags", {}),
-        records=[r for file in files for r in json_files.read_jsonl(file)],
+        flags=flags,
+        records=records,
         shards=frozenset(shards),
         queries=facts.get("queries"),
     )
+
+
+def implied_by_radius(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what exact breaking radii say about every radius, one record each.
+
+    Each sample is robust up to its `robust_radius`, falsified from its breaking radius
+    on, and open between; the time of its search is counted once.
+    """
+    widest = max((record["radius"] for record in records), default=0)
+    implied = []
+    for record in records:
+        for radius in range(max(widest, 1) + 1):
+            line = {**record, "radius": radius}
+            if radius != record["radius"]:
+                line |= {"seconds": 0.0, "counterexample": None}
+            if radius <= record["robust_radius"]:
+                line["verdict"] = "robust"
+            implied.append(line)
+    return implied
 
 
 def problems(runs: Sequence[Run]) -> list[str]:
@@ -285,7 +308,7 @@ def _missing_queries(runs: Sequence[Run]) -> list[str]:
             continue
         group, queries = asked
         samples = set(queries["samples"]) - set(queries.get("skipped", ()))
-        for radius in queries["radii"]:
+        for radius in queries.get("radii", ()):
             wanted.setdefault(group, {}).setdefault(radius, set()).update(samples)
     for group, by_radius in found.items():
         if group not in wanted:

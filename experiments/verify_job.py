@@ -3,13 +3,16 @@
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import data, progress, results, run_state, text_table
-from jaxsnn.sat.query import Query, Result, Stage, Tie, Verdict, window_ball
+from jaxsnn.sat.query import Query, Result, Stage, Tie, Verdict
+from jaxsnn.sat.radius import Family, l0_family, l1_family, linf_family
 from jaxsnn.sat.spec import IntegerNetwork
+
+FAMILIES = {"linf": linf_family, "l1": l1_family, "l0": l0_family}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +32,7 @@ class Job:
     shard: int
     num_shards: int
     skip_misclassified: bool
+    find_radius: bool
     proof_dir: str | None
     seed: int
 
@@ -45,52 +49,92 @@ class Job:
         return self.dataset.images[sample].reshape(-1)
 
 
+class Inputs(NamedTuple):
+    """The samples of a job as the network sees them."""
+
+    pixels: np.ndarray  # [N, D] grey levels
+    steps: np.ndarray  # [N, D] spike steps
+    labels: np.ndarray  # [N]
+    predictions: np.ndarray  # [N]
+    mine: list[int]  # positions that this shard decides
+
+
+def prepare(job: Job, run: run_state.RunState) -> Inputs:
+    """Simulates all samples, picks those of this shard and records what is asked."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxsnn import coding, simulate
+
+    assert job.dataset.max_value is not None
+    pixels = np.stack([job.pixels(sample) for sample in job.samples])
+    steps = coding.latency(pixels, job.network.num_steps, job.dataset.max_value)
+    weights = simulate.device_weights(job.network)
+
+    def predict(inputs: jax.Array) -> jax.Array:
+        levels = simulate.spike_steps(
+            job.network.layers, weights, job.network.num_steps, inputs
+        )
+        return jnp.argmin(levels[-1])
+
+    simulated = jax.jit(lambda inputs: jax.lax.map(predict, inputs, batch_size=64))
+    predictions = np.asarray(simulated(jnp.asarray(steps)))
+    labels = job.dataset.labels[list(job.samples)]
+    skipped = (predictions != labels) & job.skip_misclassified
+    queries: dict[str, Any] = {
+        "samples": list(job.samples),
+        "norm": job.norm,
+        "skipped": [s for s, skip in zip(job.samples, skipped, strict=True) if skip],
+    }
+    if not job.find_radius:
+        queries["radii"] = list(job.radii)
+    run_state.record(run.workdir, device=run_state.describe_device(), queries=queries)
+    mine = [
+        position
+        for position in range(len(job.samples))
+        if position % job.num_shards == job.shard and not skipped[position]
+    ]
+    return Inputs(pixels, steps, labels, predictions, mine)
+
+
 def run_job(job: Job, run: run_state.RunState) -> None:
     """Decides all queries that have no result yet, then writes the report."""
     # Imported here: jax takes longer to load than wrong flags should take to be told.
+    from experiments import verify_radius, verify_report
+
+    inputs = prepare(job, run)
+    decide = verify_radius.decide if job.find_radius else decide_queries
+    decide(job, run, inputs)
+    merged = results.read_run(run.workdir)
+    verify_report.write(run.workdir / "report.html", job, merged)
+    print(text_table.render(*results.table(results.summarize([merged]))))
+    path = run.workdir / job.results_file
+    print(f"\nresults: {path}\nreport:  {run.workdir / 'report.html'}")
+    if job.proof_dir is not None:
+        robust = [r for r in merged.records if r["verdict"] == Verdict.ROBUST.value]
+        num_proved = sum(record["proof"] is not None for record in robust)
+        print(
+            f"proofs:  {num_proved} of {len(robust)} robust verdicts, {job.proof_dir}"
+        )
+
+
+def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
+    """Decides every radius of every sample and appends a line for each."""
     import jax
 
-    from experiments import verify_proofs, verify_report
-    from jaxsnn import coding, simulate
+    from experiments import verify_proofs
     from jaxsnn.verify import cascade
 
-    network, dataset = job.network, job.dataset
-    assert dataset.max_value is not None
-    pixels = np.stack([job.pixels(sample) for sample in job.samples])
-    steps = coding.latency(pixels, network.num_steps, dataset.max_value)
-    outputs = np.asarray(
-        jax.jit(lambda inputs: simulate.output_steps(network, inputs))(steps)
-    )
-    predictions = outputs.argmin(axis=1)
-    labels = dataset.labels[list(job.samples)]
-    wrong = predictions != labels
-    skipped = wrong if job.skip_misclassified else np.zeros_like(wrong)
-    run_state.record(
-        run.workdir,
-        device=run_state.describe_device(),
-        queries={
-            "samples": list(job.samples),
-            "norm": job.norm,
-            "radii": list(job.radii),
-            "skipped": [
-                s for s, skip in zip(job.samples, skipped, strict=True) if skip
-            ],
-        },
-    )
+    network = job.network
     path = run.workdir / job.results_file
     known = {
         (record["sample"], record["radius"]): record
         for record in run_state.read_jsonl(path)
         if record["verdict"] != Verdict.ERROR.value
     }
-    mine = [
-        position
-        for position in range(len(job.samples))
-        if position % job.num_shards == job.shard and not skipped[position]
-    ]
     todo = [
         position
-        for position in mine
+        for position in inputs.mine
         if any((job.samples[position], radius) not in known for radius in job.radii)
     ]
     config = cascade.CascadeConfig(
@@ -100,13 +144,10 @@ def run_job(job: Job, run: run_state.RunState) -> None:
         workers=job.workers,
         batch_size=min(16, max(1, len(todo))),
     )
-    asked = [
-        make_queries(job, pixels[position], steps[position], int(predictions[position]))
-        for position in todo
-    ]
+    asked = [make_queries(job, inputs, position) for position in todo]
     decisions = cascade.verify(network, asked, config, jax.random.key(job.seed))
     counts = dict.fromkeys((verdict.value for verdict in Verdict), 0)
-    total = len(mine) * len(job.radii)
+    total = len(inputs.mine) * len(job.radii)
     with contextlib.ExitStack() as stack:
         prover = None
         if job.proof_dir is not None:
@@ -123,10 +164,7 @@ def run_job(job: Job, run: run_state.RunState) -> None:
         for decision in decisions:
             position = todo[decision.sample]
             record = {
-                "sample": job.samples[position],
-                "label": int(labels[position]),
-                "prediction": int(predictions[position]),
-                "norm": job.norm,
+                **identify(job, inputs, position),
                 "radius": job.radii[decision.query],
                 **describe(decision.result, asked[decision.sample][decision.query]),
             }
@@ -141,47 +179,44 @@ def run_job(job: Job, run: run_state.RunState) -> None:
         if prover is not None:
             for proved in prover.finished(wait=True):
                 keep(proved)
-    merged = results.read_run(run.workdir)
-    verify_report.write(run.workdir / "report.html", job, merged)
-    print(text_table.render(*results.table(results.summarize([merged]))))
-    print(f"\nresults: {path}\nreport:  {run.workdir / 'report.html'}")
-    if job.proof_dir is not None:
-        robust = [r for r in merged.records if r["verdict"] == Verdict.ROBUST.value]
-        num_proved = sum(record["proof"] is not None for record in robust)
-        print(
-            f"proofs:  {num_proved} of {len(robust)} robust verdicts, {job.proof_dir}"
-        )
 
 
-def make_queries(
-    job: Job, pixels: np.ndarray, steps: np.ndarray, prediction: int
-) -> list[Query]:
+def identify(job: Job, inputs: Inputs, position: int) -> dict[str, Any]:
+    """Returns the part of a result line that tells which sample it is about."""
+    return {
+        "sample": job.samples[position],
+        "label": int(inputs.labels[position]),
+        "prediction": int(inputs.predictions[position]),
+        "norm": job.norm,
+    }
+
+
+def family(job: Job, inputs: Inputs, position: int) -> Family:
+    """Returns the balls of every radius around one sample."""
+    return FAMILIES[job.norm](
+        inputs.steps[position],
+        int(inputs.predictions[position]),
+        job.network.num_steps,
+        job.tie,
+    )
+
+
+def make_queries(job: Job, inputs: Inputs, position: int) -> list[Query]:
     """Returns the nested queries of one sample, a radius each."""
     from jaxsnn import coding
 
-    num_steps = job.network.num_steps
+    if job.norm != "pixel":
+        balls = family(job, inputs, position)
+        return [balls.query(int(radius)) for radius in job.radii]
     assert job.dataset.max_value is not None
-    queries = []
-    for radius in job.radii:
-        if job.norm == "pixel":
-            low, high = coding.pixel_window(
-                pixels, radius, num_steps, job.dataset.max_value
-            )
-        else:
-            reach = num_steps if job.norm == "l0" else int(radius)
-            low, high = window_ball(steps, reach, num_steps)
-        queries.append(
-            Query(
-                steps,
-                low,
-                high,
-                prediction,
-                max_total_shift=int(radius) if job.norm == "l1" else None,
-                max_changed=int(radius) if job.norm == "l0" else None,
-                tie=job.tie,
-            )
+    windows = [
+        coding.pixel_window(
+            inputs.pixels[position], r, job.network.num_steps, job.dataset.max_value
         )
-    return queries
+        for r in job.radii
+    ]
+    steps, label = inputs.steps[position], int(inputs.predictions[position])
+    return [Query(steps, low, high, label, tie=job.tie) for low, high in windows]
 
 
 def describe(result: Result, query: Query) -> Mapping[str, Any]:

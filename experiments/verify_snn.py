@@ -65,6 +65,12 @@ flags.DEFINE_list(
     "One or more radii, decided incrementally for each sample.",
     flag_values=FLAGS,
 )
+flags.DEFINE_boolean(
+    "find_radius",
+    False,
+    "Find the smallest breaking radius of each sample instead, by solvers alone.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_enum(
     "tie",
     Tie.ADVERSARIAL.value,
@@ -208,6 +214,16 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "backend", FLAGS.backend, f"is not installed; here are {installed}"
         )
+    if FLAGS.find_radius:
+        for flag in ("radius", "stages", "proof_dir"):
+            if FLAGS[flag].present:
+                raise run_state.usage_error(
+                    flag, FLAGS[flag].value, "has no meaning with --find_radius"
+                )
+        if FLAGS.norm == "pixel":
+            raise run_state.usage_error(
+                "norm", FLAGS.norm, "must be linf, l1 or l0 with --find_radius"
+            )
     radii = parse_radii(FLAGS.radius, FLAGS.norm)
     data.check_dataset(FLAGS.dataset, FLAGS.data_dir, [FLAGS.split])
     network = load_network(FLAGS.network, FLAGS.num_steps, FLAGS.fractional_bits)
@@ -237,6 +253,7 @@ def make_job() -> Job:
         shard=FLAGS.shard,
         num_shards=FLAGS.num_shards,
         skip_misclassified=FLAGS.skip_misclassified,
+        find_radius=FLAGS.find_radius,
         proof_dir=FLAGS.proof_dir,
         seed=FLAGS.seed,
     )

@@ -25,7 +25,6 @@ from jaxsnn.sat.query import Query
 from jaxsnn.sat.spec import IntegerNetwork
 
 _SLICE_CONFLICTS = 2000
-_HAS_MODEL = "a query that was said to be robust has a counterexample"
 
 
 class Proof(NamedTuple):
@@ -39,6 +38,13 @@ class NotProved(NamedTuple):
     """No proof, and why not; the verdict stands on the solver's word."""
 
     reason: str
+
+
+class ContradictionError(RuntimeError):
+    """A query that was said to be robust has a counterexample; a defect."""
+
+    def __init__(self) -> None:
+        super().__init__("a query that was said to be robust has a counterexample")
 
 
 class _NoRefutation(Exception):
@@ -63,7 +69,7 @@ def prove(
       The proof, or the reason why there is none.
 
     Raises:
-      RuntimeError: the query has a counterexample; a defect of the program.
+      ContradictionError: the query has a counterexample.
     """
     levels = intervals.propagate(network, query)
     files = {manifest.INTERVALS_FILE: _levels_to_json(levels[1:])}
@@ -73,7 +79,7 @@ def prove(
     reasons = []
     for method in methods:
         try:
-            formula_text, refutation = _REFUTERS[method](problem, seconds)
+            formula_text, refutation = REFUTERS[method](problem, seconds)
         except _NoRefutation as error:
             reasons.append(str(error))
             continue
@@ -97,7 +103,7 @@ def _refute_clauses(problem: Problem, seconds: float) -> tuple[str, str]:
     if satisfiable is None:
         raise _NoRefutation(f"CaDiCaL did not refute the clauses within {seconds:g} s")
     if satisfiable:
-        raise RuntimeError(_HAS_MODEL)
+        raise ContradictionError
     return formula.dimacs(clauses), "\n".join(lines) + "\n"
 
 
@@ -127,7 +133,7 @@ def _refute_constraints(problem: Problem, seconds: float) -> tuple[str, str]:
         del solver  # writes what it still holds
         refutation = log.with_suffix(".proof")
         if state == "SAT":
-            raise RuntimeError(_HAS_MODEL)
+            raise ContradictionError
         if state not in ("UNSAT", "INCONSISTENT"):
             raise _NoRefutation(
                 f"Exact did not refute the constraints within {seconds:g} s"
@@ -140,7 +146,7 @@ def _refute_constraints(problem: Problem, seconds: float) -> tuple[str, str]:
         return text, refutation.read_text()
 
 
-_REFUTERS = {
+REFUTERS = {
     Method.CLAUSES: _refute_clauses,
     Method.CUTTING_PLANES: _refute_constraints,
 }

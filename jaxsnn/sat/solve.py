@@ -8,7 +8,7 @@ seconds where the query is large.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jaxsnn.sat import backends, replay
 from jaxsnn.sat.backends import Answer, Session, Status
@@ -27,6 +27,16 @@ def solve(
     seconds: float,
     names: Sequence[str] = ("pysat",),
 ) -> list[Result]:
+    """Returns the results of `solve_each` together."""
+    return list(solve_each(network, queries, seconds, names))
+
+
+def solve_each(
+    network: IntegerNetwork,
+    queries: Sequence[Query],
+    seconds: float,
+    names: Sequence[str] = ("pysat",),
+) -> Iterator[Result]:
     """Decides nested queries with one incremental solver a backend.
 
     Args:
@@ -35,9 +45,10 @@ def solve(
       seconds: wall-clock limit of each query; encoding counts towards the first.
       names: backends, keys of `jaxsnn.sat.backends.BACKENDS`; more than one take turns.
 
-    Returns:
-      One result a query. Every `FALSIFIED` holds a counterexample that was replayed;
-      a query that contains a falsified one is falsified by the same input.
+    Yields:
+      One result a query, as it is decided. Every `FALSIFIED` holds a counterexample
+      that was replayed; a query that contains a falsified one is falsified by the
+      same input.
 
     Raises:
       ValueError: an unknown backend, or one that is not installed.
@@ -50,22 +61,22 @@ def solve(
     started = time.monotonic()
     encoding = encode(network, queries)
     sessions: dict[str, Session] = {}
-    results: list[Result] = []
+    result: Result | None = None
     try:
         for index in range(len(queries)):
-            if results and results[-1].verdict is Verdict.FALSIFIED:
-                results.append(_inherit(results[-1]))
+            if result is not None and result.verdict is Verdict.FALSIFIED:
+                yield _inherit(result)
                 continue
             solver, answer = _take_turns(
                 encoding, index, sessions, names, deadline=started + seconds
             )
             elapsed = time.monotonic() - started
-            results.append(_judge(network, encoding, index, solver, answer, elapsed))
+            result = _judge(network, encoding, index, solver, answer, elapsed)
+            yield result
             started = time.monotonic()
     finally:
         for session in sessions.values():
             session.close()
-    return results
 
 
 def _inherit(result: Result) -> Result:

@@ -4,10 +4,8 @@ Each stage sees only what is left and says that it was the one. Samples travel t
 the batched stages together; what they leave goes to the solvers, one process each.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,8 +17,9 @@ import numpy as np
 from jaxsnn import simulate
 from jaxsnn.sat import backends, replay
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
-from jaxsnn.sat.solve import solve
+from jaxsnn.sat.solve import solve_each
 from jaxsnn.sat.spec import IntegerNetwork
+from jaxsnn.sat.workers import Event, Kind, Pool
 from jaxsnn.verify import attack, bounds, quotient
 
 STAGES = (Stage.BOUNDS, Stage.ATTACK, Stage.SOLVE)
@@ -34,7 +33,9 @@ class CascadeConfig:
       stages: the stages after the clean run, in the order in which they run.
       backends: solvers of the last stage; several take turns.
       seconds: wall-clock limit of the last stage for each query.
-      workers: processes of the last stage; 1 solves in this process.
+      workers: processes of the last stage, killed when they overrun; 0 solves in
+        this process, where nothing can.
+      memory_bytes: address space of each such process, None for no limit.
       batch_size: samples in one batch of the accelerated stages.
       effort: of the attack.
     """
@@ -42,17 +43,18 @@ class CascadeConfig:
     stages: tuple[Stage, ...] = STAGES
     backends: tuple[str, ...] = ()
     seconds: float = 60.0
-    workers: int = 1
+    workers: int = 0
+    memory_bytes: int | None = None
     batch_size: int = 16
     effort: attack.AttackConfig = attack.DEFAULT_CONFIG
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
             raise ValueError(f"seconds={self.seconds} must be positive")
-        if self.workers < 1 or self.batch_size < 1:
+        if self.workers < 0 or self.batch_size < 1:
             raise ValueError(
-                f"workers={self.workers} and batch_size={self.batch_size} "
-                "must be at least 1"
+                f"workers={self.workers} must not be negative and "
+                f"batch_size={self.batch_size} must be at least 1"
             )
         if not self.backends:
             object.__setattr__(self, "backends", backends.portfolio())
@@ -303,26 +305,22 @@ def _tolerance(network: IntegerNetwork, query: Query) -> np.ndarray:
 
 
 class _Solvers:
-    """The complete stage in processes of their own, or in this one."""
+    """The complete stage in killable processes, or in this one."""
 
     def __init__(self, network: IntegerNetwork, config: CascadeConfig) -> None:
         self.network = network
         self.config = config
-        self.pool: concurrent.futures.ProcessPoolExecutor | None = None
-        self.pending: dict[concurrent.futures.Future, tuple] = {}
+        # Solvers look at the clock between steps; what overruns even so is killed.
+        limit = config.seconds * 1.2 + 5.0
+        self.pool = Pool(network, config.workers, limit, config.memory_bytes)
+        self.pending: dict[int, tuple[Sequence[Query], list[int], dict]] = {}
         self.done: list[Decision] = []
 
     def __enter__(self) -> "_Solvers":
-        if self.config.workers > 1:
-            # Forking a process that runs jax may deadlock.
-            self.pool = concurrent.futures.ProcessPoolExecutor(
-                self.config.workers, multiprocessing.get_context("spawn")
-            )
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(wait=True, cancel_futures=True)
+        self.pool.__exit__(*exception)
 
     def submit(
         self,
@@ -331,36 +329,46 @@ class _Solvers:
         left: list[int],
         found: dict[int, Result],
     ) -> None:
+        """Begins to decide the queries `left` of a sample."""
         wanted = [queries[index] for index in left]
-        work = (self.network, wanted, self.config.seconds, self.config.backends)
-        if self.pool is None:
-            self._record(sample, left, found, solve(*work))
+        self.pending[sample] = (queries, list(left), found)
+        work = (wanted, self.config.seconds, self.config.backends)
+        if self.config.workers:
+            self.pool.submit(sample, solve_each, *work)
         else:
-            self.pending[self.pool.submit(solve, *work)] = (sample, left, found)
+            for result in solve_each(self.network, *work):
+                self._record(sample, result)
 
-    def _record(
-        self,
-        sample: int,
-        left: list[int],
-        found: dict[int, Result],
-        results: list[Result],
-    ) -> None:
-        for index, result in zip(left, results, strict=True):
-            seconds = result.seconds + found[index].seconds
-            result = dataclasses.replace(result, seconds=seconds)
-            self.done.append(Decision(sample, index, result))
+    def _record(self, sample: int, result: Result) -> None:
+        """Notes the result of the next query of a sample."""
+        _, left, found = self.pending[sample]
+        index = left.pop(0)
+        seconds = result.seconds + found[index].seconds
+        result = dataclasses.replace(result, seconds=seconds)
+        self.done.append(Decision(sample, index, result))
+
+    def _handle(self, event: Event) -> None:
+        assert isinstance(event.task, int)
+        queries, left, found = self.pending[event.task]
+        if event.kind is Kind.ITEM:
+            self._record(event.task, event.value)
+        elif event.kind is Kind.STALLED:
+            self._record(
+                event.task, Result(Verdict.TIMEOUT, seconds=self.config.seconds)
+            )
+            if left:
+                self.submit(event.task, queries, left, found)
+        elif event.kind is Kind.FAILED:
+            while left:
+                self._record(event.task, Result(Verdict.ERROR, message=event.value))
 
     def finished(self, wait: bool = False) -> Iterator[Decision]:
         """Yields what has been decided; with `wait` all that is pending."""
-        while True:
-            ready = [future for future in self.pending if future.done()]
-            for future in ready:
-                sample, left, found = self.pending.pop(future)
-                self._record(sample, left, found, future.result())
-            yield from self.done
-            self.done.clear()
-            if not (wait and self.pending):
-                return
-            concurrent.futures.wait(
-                self.pending, return_when=concurrent.futures.FIRST_COMPLETED
-            )
+        yield from self._flush()
+        for event in self.pool.events(wait):
+            self._handle(event)
+            yield from self._flush()
+
+    def _flush(self) -> Iterator[Decision]:
+        done, self.done = self.done, []
+        yield from done

@@ -133,6 +133,37 @@ def test_shards_share_a_workdir_and_are_merged(network_file, tmp_path):
     assert (tmp_path / "summary.csv").read_text().count("\n") == 2
 
 
+def test_exact_radii_agree_with_single_queries(network_file, tmp_path):
+    arguments = [
+        f"--network={network_file}",
+        "--dataset=iris",
+        "--samples=0:8",
+        "--norm=l1",
+        "--workers=1",
+    ]
+    found = run(*arguments, "--find_radius", f"--workdir={tmp_path / 'radius'}")
+    assert found.returncode == 0, found.stderr
+    radii = {r["sample"]: r for r in read(tmp_path / "radius")}
+    assert len(radii) == 8
+    queries = [*arguments, "--stages=solve", "--backend=pysat", "--radius=0,1,2,3"]
+    assert run(*queries, f"--workdir={tmp_path / 'queries'}").returncode == 0
+    for record in read(tmp_path / "queries"):
+        exact = radii[record["sample"]]
+        assert exact["robust_radius"] == exact["radius"] - 1
+        broken = record["radius"] >= exact["radius"]
+        assert record["verdict"] == ("falsified" if broken else "robust")
+    summarize = [sys.executable, "-m", "experiments.summarize"]
+    merged = subprocess.run(
+        [*summarize, f"--workdir={tmp_path / 'radius'}"],
+        capture_output=True,
+        check=False,
+    )
+    assert merged.returncode == 0
+    refused = run(*arguments, "--find_radius", "--radius=1", f"--workdir={tmp_path}")
+    assert refused.returncode == 2
+    assert "--radius" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

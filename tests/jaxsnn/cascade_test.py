@@ -98,7 +98,7 @@ def test_worker_processes_give_the_same_verdicts():
     network = random_network(rng)
     samples = random_samples(rng, network, 6, "linf")
     verdicts = []
-    for workers in (1, 2):
+    for workers in (0, 2):
         config = cascade.CascadeConfig(
             stages=(Stage.SOLVE,), backends=("pysat",), workers=workers
         )

@@ -1,0 +1,191 @@
+"""Processes that can be killed: hard limits on the time and memory of exact search.
+
+Solvers may overrun the limit they are given, hold Python's lock, or exhaust memory.
+Each worker runs one task at a time and reports item by item; one that stalls is killed
+and replaced, and only its task is lost. Workers never import jax.
+"""
+
+import collections
+import enum
+import multiprocessing
+import multiprocessing.connection
+import time
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple
+
+from jaxsnn.sat.spec import IntegerNetwork
+
+_WAIT_SECONDS = 0.5
+
+
+class Kind(enum.Enum):
+    """What happened to a task."""
+
+    ITEM = "item"  # it yielded a value
+    DONE = "done"  # it ended
+    STALLED = "stalled"  # no item within the limit; its process was killed
+    FAILED = "failed"  # it raised, or its process died; the value says why
+
+
+class Event(NamedTuple):
+    """News of one task."""
+
+    task: Hashable
+    kind: Kind
+    value: Any = None
+
+
+class _Worker:
+    """One process and what it works on."""
+
+    def __init__(self, network: IntegerNetwork, memory_bytes: int | None) -> None:
+        # Forking a process that runs jax may deadlock.
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(other, network, memory_bytes), daemon=True
+        )
+        self.process.start()
+        other.close()
+        self.task: Hashable = None
+        self.busy = False
+        self.deadline = 0.0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class Pool:
+    """Killable workers for one network; a context manager.
+
+    with Pool(network, num_workers=2, limit_seconds=60.0) as pool:
+        pool.submit("sample 7", solve_each, queries, 60.0, names)
+        for event in pool.events(wait=True):
+            ...
+    """
+
+    def __init__(
+        self,
+        network: IntegerNetwork,
+        num_workers: int,
+        limit_seconds: float,
+        memory_bytes: int | None = None,
+    ) -> None:
+        """Processes start with the first tasks.
+
+        Args:
+          network: first argument of every task.
+          num_workers: number of processes.
+          limit_seconds: longest time without an item before a worker is killed.
+          memory_bytes: address space of each process, None for no limit.
+        """
+        self._network = network
+        self._num_workers = num_workers
+        self._limit = limit_seconds
+        self._memory = memory_bytes
+        self._queue: collections.deque[tuple[Hashable, Callable, tuple]] = (
+            collections.deque()
+        )
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def submit(
+        self, task: Hashable, function: Callable[..., Iterator[Any]], *arguments: Any
+    ) -> None:
+        """Queues `function(network, *arguments)`, whose items become events.
+
+        Args:
+          task: names the task in its events.
+          function: a generator function of an importable module.
+          arguments: what it takes after the network; pickled.
+        """
+        self._queue.append((task, function, arguments))
+        self._dispatch()
+
+    def events(self, wait: bool = False) -> Iterator[Event]:
+        """Yields what has happened; with `wait` until nothing is left to do.
+
+        Tasks may be submitted between events.
+        """
+        while True:
+            self._dispatch()
+            busy = [worker for worker in self._workers if worker.busy]
+            if not busy:
+                return
+            timeout = _WAIT_SECONDS if wait else 0.0
+            ready = multiprocessing.connection.wait(
+                [worker.connection for worker in busy], timeout
+            )
+            for worker in busy:
+                if worker.connection in ready:
+                    yield self._receive(worker)
+                elif time.monotonic() > worker.deadline:
+                    self._replace(worker)
+                    yield Event(worker.task, Kind.STALLED)
+            if not (wait or ready):
+                return
+
+    def _dispatch(self) -> None:
+        while self._queue:
+            idle = next((worker for worker in self._workers if not worker.busy), None)
+            if idle is None:
+                if len(self._workers) == self._num_workers:
+                    return
+                idle = _Worker(self._network, self._memory)
+                self._workers.append(idle)
+            idle.task, function, arguments = self._queue.popleft()
+            idle.connection.send((function, arguments))
+            idle.busy = True
+            # A new process first imports its solvers.
+            idle.deadline = time.monotonic() + self._limit
+
+    def _receive(self, worker: _Worker) -> Event:
+        try:
+            kind, value = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            code = worker.process.exitcode
+            self._replace(worker)
+            reason = f"the solver's process ended with code {code}"
+            return Event(worker.task, Kind.FAILED, reason)
+        worker.deadline = time.monotonic() + self._limit
+        if kind is not Kind.ITEM:
+            worker.busy = False
+        return Event(worker.task, kind, value)
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.kill()
+        self._workers.remove(worker)
+
+
+def _serve(
+    connection: multiprocessing.connection.Connection,
+    network: IntegerNetwork,
+    memory_bytes: int | None,
+) -> None:
+    """Runs tasks until the other end is closed."""
+    if memory_bytes is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            for item in function(network, *arguments):
+                connection.send((Kind.ITEM, item))
+            connection.send((Kind.DONE, None))
+        except KeyboardInterrupt:
+            return
+        except Exception as error:  # reported, whatever it is: a verdict `error`
+            connection.send((Kind.FAILED, f"{type(error).__name__}: {error}"))
