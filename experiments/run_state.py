@@ -225,7 +225,7 @@ def _print_help(
 def _flag_error_line(error: flags.Error, flag_values: flags.FlagValues) -> str:
     """Rewrites an error of absl as flag, value and what would be valid."""
     text = " ".join(str(error).split())
-    if unknown := re.match(r"Unknown command line flag '(.*?)'\.", text):
+    if unknown := re.match(r"Unknown command line flag '(.*?)'", text):
         close = re.search(r"Did you mean: (.*?) \?", text)
         hint = f"did you mean --{close[1].split(', ')[0]}? " if close else ""
         return f"--{unknown[1]}: unknown flag; {hint}--helpfull lists all"

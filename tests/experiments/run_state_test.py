@@ -35,6 +35,7 @@ def numbers(workdir: pathlib.Path) -> list[int]:
         (["--workdir=@", "--upto=0"], ["--upto=0", "a positive integer"]),
         (["--workdir=@", "--order=sideways"], ["--order=sideways", "<up|down>"]),
         (["--workdir=@", "--ordr=up"], ["--ordr", "did you mean --order?"]),
+        (["--workdir=@", "--zzz"], ["--zzz", "unknown flag; --helpfull"]),
         (["--workdir=@", "--seed=-1"], ["--seed=-1", "non-negative"]),
         (["--workdir=@", "--overwrite=so"], ["--overwrite=so", "true or false"]),
         (["--workdir=@", "up"], ["up", "--NAME=VALUE"]),
