@@ -17,7 +17,9 @@ $(STAMP): setup.cfg pyproject.toml Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)"; exit 2; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[experiments,checkpoints,solvers,tests]'
+	$(BIN)/python -m pip install --quiet -e '.[experiments,checkpoints,tests]'
+	@$(BIN)/python -m pip install --quiet -e '.[solvers]' || \
+	  echo "continuing without the optional solvers"
 	@touch $@
 
 demo: $(STAMP)
