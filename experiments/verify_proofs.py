@@ -1,36 +1,42 @@
 """Makes and keeps the proofs of robust verdicts, in processes of their own."""
 
-import concurrent.futures
-import functools
-import multiprocessing
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Hashable, Iterator
+from typing import Any, NamedTuple, Self
 
 from experiments import run_state
 from jaxsnn import integer
-from jaxsnn.sat import proof
+from jaxsnn.sat import proof, workers
 from jaxsnn.sat.check import manifest
-from jaxsnn.sat.query import Query
+from jaxsnn.sat.query import Query, Verdict
 from jaxsnn.sat.spec import IntegerNetwork
+from jaxsnn.sat.workers import Event, Kind
 
 Record = dict[str, Any]
+
+
+class _Target(NamedTuple):
+    """Where proofs of a network go."""
+
+    directory: pathlib.Path
+    network_file: pathlib.Path
+    seconds: float
 
 
 class Prover:
     """Turns records of robust verdicts into records that name their proof.
 
-    with Prover(proof_dir, network, seconds=60.0, workers=2) as prover:
+    with Prover(proof_dir, network, seconds=60.0, num_workers=2) as prover:
         prover.submit(record, query)
         for record in prover.finished(wait=True):
             print(record["proof"])
     """
 
     def __init__(
-        self, proof_dir: str, network: IntegerNetwork, seconds: float, workers: int
+        self, proof_dir: str, network: IntegerNetwork, seconds: float, num_workers: int
     ) -> None:
         """Writes the network's file.
 
@@ -38,7 +44,7 @@ class Prover:
             proof_dir: created when it does not exist.
             network: the network of all queries.
             seconds: limit of each solver for a query.
-            workers: processes; 1 proves in this process.
+            num_workers: processes.
 
         Raises:
             UsageError: the directory cannot be written.
@@ -53,79 +59,70 @@ class Prover:
                 proof_dir,
                 f"cannot be written ({error.strerror}); name another directory",
             ) from error
-        self._prove = functools.partial(_prove, directory, file, seconds)
-        self._network = network
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-        if workers > 1:
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                workers,
-                multiprocessing.get_context("spawn"),
-                initializer=_keep_network,
-                initargs=(network,),
-            )
-        self._pending: set[concurrent.futures.Future[Record]] = set()
-        self._done: list[Record] = []
+        self._target = _Target(directory, file, seconds)
+        # Solvers may overrun, encodings take time, and logs are written.
+        limit = 1.5 * len(proof.REFUTERS) * seconds + 30.0
+        self._pool = workers.Pool(network, num_workers, limit)
+        self._records: dict[Hashable, Record] = {}
 
     def __enter__(self) -> Self:
+        self._pool.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.__exit__(*exception)
 
     def submit(self, record: Record, query: Query) -> None:
         """Begins the proof of a robust verdict."""
-        if self._pool is None:
-            _keep_network(self._network)
-            self._done.append(self._prove(record, query))
-        else:
-            self._pending.add(self._pool.submit(self._prove, record, query))
+        task = len(self._records)
+        self._records[task] = record
+        self._pool.submit(task, _prove, self._target, record, query)
 
     def finished(self, wait: bool = False) -> Iterator[Record]:
-        """Yields records whose proof is written, or not to be had (`proof_note`)."""
-        yield from self._done
-        self._done.clear()
-        when = concurrent.futures.FIRST_COMPLETED
-        while self._pending:
-            ready, self._pending = concurrent.futures.wait(
-                self._pending, timeout=None if wait else 0, return_when=when
-            )
-            for future in ready:
-                yield future.result()
-            if not (ready or wait):
-                return
+        """Yields records whose proof is written, or not to be had (`proof_note`).
+
+        A verdict that turns out to be wrong becomes an error.
+        """
+        for event in self._pool.events(wait):
+            if event.kind is not Kind.DONE:
+                yield _outcome(self._records[event.task], event)
 
 
-_networks: list[IntegerNetwork] = []
-
-
-def _keep_network(network: IntegerNetwork) -> None:
-    """Hands each process the network once."""
-    _networks[:] = [network]
+def _outcome(record: Record, event: Event) -> Record:
+    match event.kind, event.value:
+        case Kind.ITEM, proof.ContradictionError() as error:
+            return {**record, "verdict": Verdict.ERROR.value, "message": str(error)}
+        case Kind.ITEM, proof.NotProved(reason):
+            return {**record, "proof_note": reason}
+        case Kind.ITEM, folder:
+            return {**record, "proof": folder}
+        case Kind.STALLED, _:
+            return {**record, "proof_note": "the solvers overran their limit"}
+    return {**record, "proof_note": str(event.value)}
 
 
 def _prove(
-    directory: pathlib.Path,
-    file: pathlib.Path,
-    seconds: float,
-    record: Record,
-    query: Query,
-) -> Record:
-    (network,) = _networks
-    found = proof.prove(network, query, seconds)
+    network: IntegerNetwork, target: _Target, record: Record, query: Query
+) -> Iterator[str | proof.NotProved | proof.ContradictionError]:
+    """Yields the name of the folder, or why there is none; runs in a worker."""
+    try:
+        found = proof.prove(network, query, target.seconds)
+    except proof.ContradictionError as error:
+        yield error
+        return
     if isinstance(found, proof.NotProved):
-        return {**record, "proof_note": found.reason}
+        yield found
+        return
     subject = {name: record[name] for name in ("sample", "norm", "radius")}
-    folder = proof.write(
-        directory,
+    yield proof.write(
+        target.directory,
         "-".join(str(value) for value in subject.values()),
         network,
-        file,
+        target.network_file,
         query,
         found,
         subject,
     )
-    return {**record, "proof": folder}
 
 
 def _save_network(directory: pathlib.Path, network: IntegerNetwork) -> pathlib.Path:

@@ -25,6 +25,7 @@ from jaxsnn.sat.query import Query
 from jaxsnn.sat.spec import IntegerNetwork
 
 _SLICE_CONFLICTS = 2000
+_HAS_MODEL = "a query that was said to be robust has a counterexample"
 
 
 class Proof(NamedTuple):
@@ -42,9 +43,6 @@ class NotProved(NamedTuple):
 
 class ContradictionError(RuntimeError):
     """A query that was said to be robust has a counterexample; a defect."""
-
-    def __init__(self) -> None:
-        super().__init__("a query that was said to be robust has a counterexample")
 
 
 class _NoRefutation(Exception):
@@ -103,7 +101,7 @@ def _refute_clauses(problem: Problem, seconds: float) -> tuple[str, str]:
     if satisfiable is None:
         raise _NoRefutation(f"CaDiCaL did not refute the clauses within {seconds:g} s")
     if satisfiable:
-        raise ContradictionError
+        raise ContradictionError(_HAS_MODEL)
     return formula.dimacs(clauses), "\n".join(lines) + "\n"
 
 
@@ -133,7 +131,7 @@ def _refute_constraints(problem: Problem, seconds: float) -> tuple[str, str]:
         del solver  # writes what it still holds
         refutation = log.with_suffix(".proof")
         if state == "SAT":
-            raise ContradictionError
+            raise ContradictionError(_HAS_MODEL)
         if state not in ("UNSAT", "INCONSISTENT"):
             raise _NoRefutation(
                 f"Exact did not refute the constraints within {seconds:g} s"
