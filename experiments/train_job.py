@@ -1,13 +1,17 @@
 """One training run: from spike times of a data set to an integer network on disk."""
 
 import dataclasses
+import math
 import pathlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments import data, json_files, progress, run_state, text_table
+
+if TYPE_CHECKING:
+    from jaxsnn import network
 
 NETWORK_FILE = "network.npz"
 METRICS_FILE = "metrics.json"
@@ -24,6 +28,7 @@ class Job:
     Attributes:
         train: examples to learn from.
         test: examples to measure on.
+        convolution: features and window of a convolution that pooling follows, or None.
         hidden: neurons of each hidden layer.
         num_steps: `T`.
         method: learning rule.
@@ -39,6 +44,7 @@ class Job:
 
     train: data.Dataset
     test: data.Dataset
+    convolution: tuple[int, int] | None
     hidden: tuple[int, ...]
     num_steps: int
     method: str
@@ -79,10 +85,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     train_steps, test_steps = (
         spike_steps(d, job.num_steps) for d in (job.train, job.test)
     )
-    widths = (*job.hidden, job.train.num_classes)
-    config = network.NetworkConfig(
-        (train_steps.shape[1],), tuple(map(network.Dense, widths)), job.num_steps
-    )
+    config = network_config(job)
     batches = len(job.train) // job.batch_size
     schedule = optax.cosine_decay_schedule(job.learning_rate, batches * job.epochs)
     init_key, epochs_key = jax.random.split(jax.random.key(job.seed))
@@ -166,6 +169,27 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     return metrics
 
 
+def network_config(job: Job) -> "network.NetworkConfig":
+    """Returns the network to train."""
+    from jaxsnn import network
+
+    assert job.train.images is not None
+    shape: tuple[int, ...] = job.train.images.shape[1:]
+    dense = [network.Dense(width) for width in (*job.hidden, job.train.num_classes)]
+    if job.convolution is None:
+        return network.NetworkConfig((math.prod(shape),), tuple(dense), job.num_steps)
+    features, window = job.convolution
+    return network.NetworkConfig(
+        (*shape, 1),
+        (
+            network.Conv2D(features, (window, window)),
+            network.EarliestPool2D(),
+            *dense,
+        ),
+        job.num_steps,
+    )
+
+
 def spike_steps(dataset: data.Dataset, num_steps: int) -> np.ndarray:
     """Returns `[N, D]` int16 spike times of all images."""
     from jaxsnn import coding
@@ -176,7 +200,12 @@ def spike_steps(dataset: data.Dataset, num_steps: int) -> np.ndarray:
     return coding.latency(pixels, num_steps, dataset.max_value).astype(np.int16)
 
 
-def measure(config: Any, neurons: Any, steps: np.ndarray, labels: np.ndarray) -> Any:
+def measure(
+    config: "network.NetworkConfig",
+    neurons: "list[network.Neurons]",
+    steps: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, float]:
     """Returns accuracy and the shares of tied and silent examples.
 
     Args:

@@ -22,10 +22,31 @@ BITS = (0, 2, 3, 4, 5, 6, 7, 8)
 
 FLAGS = run_state.new_flags()
 flags.DEFINE_enum("dataset", "mnist", DATASETS, "Data set.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "arch",
+    "dense",
+    ["dense", "conv"],
+    "dense: hidden layers; conv: a convolution and a pooling layer before them.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_list(
     "hidden",
     ["128"],
-    "Neurons of the hidden layer, or of several, separated by commas.",
+    "Neurons of the hidden layer, or of several, separated by commas; 0 for none.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "features",
+    12,
+    "Features of the convolution, with --arch=conv.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "window",
+    5,
+    "Rows and columns of its kernel, with --arch=conv.",
+    lower_bound=1,
     flag_values=FLAGS,
 )
 flags.DEFINE_integer("num_steps", 16, "Number of time steps T.", flag_values=FLAGS)
@@ -78,8 +99,8 @@ def make_job() -> Job:
     Raises:
         UsageError: naming the flag, its value and what would be valid.
     """
-    hidden = tuple(_width(item) for item in FLAGS.hidden)
-    least = len(hidden) + 3
+    hidden = () if FLAGS.hidden == ["0"] else tuple(map(_width, FLAGS.hidden))
+    least = len(hidden) + (FLAGS.arch == "conv") + 3
     if FLAGS.num_steps < least:
         raise run_state.usage_error(
             "num_steps",
@@ -103,6 +124,10 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "learning_rate", FLAGS.learning_rate, "must be positive"
         )
+    if FLAGS.arch == "conv" and FLAGS.method == "s4nn":
+        raise run_state.usage_error(
+            "arch", "conv", "must be dense with --method=s4nn; others learn kernels"
+        )
     data.check_dataset(FLAGS.dataset, FLAGS.data_dir, ["train", "test"])
     train = data.load(FLAGS.dataset, "train", FLAGS.data_dir)
     if FLAGS.batch_size > len(train):
@@ -111,9 +136,23 @@ def make_job() -> Job:
             FLAGS.batch_size,
             f"exceeds the {len(train)} examples of --dataset={FLAGS.dataset}",
         )
+    assert train.images is not None
+    shape = train.images.shape[1:]
+    if FLAGS.arch == "conv" and len(shape) != 2:
+        raise run_state.usage_error(
+            "arch", "conv", f"must be dense with --dataset={FLAGS.dataset}: no images"
+        )
+    if FLAGS.arch == "conv" and FLAGS.window > min(shape) - 1:
+        raise run_state.usage_error(
+            "window",
+            FLAGS.window,
+            f"must be below {min(shape)}, the size of an image of "
+            f"--dataset={FLAGS.dataset}",
+        )
     return Job(
         train=train,
         test=data.load(FLAGS.dataset, "test", FLAGS.data_dir),
+        convolution=(FLAGS.features, FLAGS.window) if FLAGS.arch == "conv" else None,
         hidden=hidden,
         num_steps=FLAGS.num_steps,
         method=FLAGS.method,
@@ -134,7 +173,9 @@ def _width(item: str) -> int:
         width = 0
     if width < 1:
         raise run_state.usage_error(
-            "hidden", item, "must be a positive number of neurons, or several: 128,64"
+            "hidden",
+            item,
+            "must be a positive number of neurons, several as in 128,64, or 0",
         )
     return width
 

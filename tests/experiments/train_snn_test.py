@@ -10,6 +10,7 @@ from jaxsnn.sat import replay
 
 def job(**changes):
     settings = {
+        "convolution": None,
         "hidden": (6,),
         "num_steps": 8,
         "method": "surrogate",
@@ -82,12 +83,24 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path, monkeypatch):
         assert set(one.files) == set(two.files)
         for name in one.files:
             assert np.array_equal(one[name], two[name])
+    # Finished: nothing is repeated.
+    assert train_job.run_job(job(), halves) == metrics
 
 
-def test_a_finished_run_is_not_repeated(tmp_path):
-    run_state.start_run(tmp_path, {}, outputs=train_job.OUTPUTS)
-    first = train_job.run_job(job(epochs=1), tmp_path)
-    assert train_job.run_job(job(epochs=1), tmp_path) == first
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arch": "conv", "features": 2, "window": 5, "hidden": "0"},
+        {"method": "s4nn", "weight_bits": 4},
+        {"method": "certified", "train_radius": 1},
+    ],
+)
+def test_every_way_of_training_leaves_a_network(tmp_path, changes):
+    settings = {"dataset": "digits", "epochs": 1, "batch_size": 200} | changes
+    assert exit_code(flags(tmp_path / "out", **settings)) == 0
+    network = integer.load(tmp_path / "out" / "network.npz")
+    assert network.num_inputs == 64
+    assert network.num_classes == 10
 
 
 @pytest.mark.parametrize(
@@ -96,7 +109,7 @@ def test_a_finished_run_is_not_repeated(tmp_path):
         ({"dataset": "letters"}, "--dataset=letters"),
         ({"dataset": "mnist"}, "--data_dir"),
         ({"dataset": "mnist", "data_dir": "/nowhere"}, "--data_dir=/nowhere"),
-        ({"hidden": "0"}, "--hidden=0"),
+        ({"hidden": "-4"}, "--hidden=-4"),
         ({"hidden": "8,many"}, "--hidden=many"),
         ({"num_steps": 3}, "--num_steps=3"),
         ({"weight_bits": 1}, "--weight_bits=1"),
@@ -105,6 +118,9 @@ def test_a_finished_run_is_not_repeated(tmp_path):
         ({"learning_rate": -1.0}, "--learning_rate=-1.0"),
         ({"learning_rate": "nan"}, "--learning_rate=nan"),
         ({"batch_size": 500}, "--batch_size=500"),
+        ({"arch": "conv"}, "--arch=conv"),
+        ({"arch": "conv", "dataset": "digits", "window": 8}, "--window=8"),
+        ({"arch": "conv", "dataset": "digits", "method": "s4nn"}, "--arch=conv"),
         ({"method": "magic"}, "--method=magic"),
         ({"method": "certified"}, "--train_radius=0"),
         ({"train_radius": 1}, "--train_radius=1"),
