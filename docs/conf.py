@@ -1,6 +1,7 @@
 """Sphinx configuration; `make docs` builds into build/docs, warnings are errors."""
 
 import pathlib
+import re
 import sys
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -54,6 +55,21 @@ def _skip_tuple_fields(app, what, name, member, skip, options):
     return skip or type(member).__name__ == "_tuplegetter"
 
 
+def _mark_literal_blocks(app, what, name, obj, options, lines):
+    """Makes an indented block after a paragraph code, as Markdown has it."""
+    del app, what, name, obj, options
+    marked, paragraph = [], ""
+    for position, line in enumerate(lines):
+        if line.startswith("    ") and lines[position - 1] == "" and paragraph:
+            marked += ["::", ""]
+        marked.append(line)
+        if line:
+            is_text = not re.match(r"\s|[-*>.]|\d+\.|[A-Z]\w*:$", line)
+            paragraph = line if is_text else ""
+    lines[:] = marked
+
+
 def setup(app):
-    """Registers the hook."""
+    """Registers the hooks; blocks are marked before napoleon reads the sections."""
     app.connect("autodoc-skip-member", _skip_tuple_fields)
+    app.connect("autodoc-process-docstring", _mark_literal_blocks, priority=400)

@@ -60,10 +60,10 @@ class _Worker:
 class Pool:
     """Killable workers for one network; a context manager.
 
-    with Pool(network, num_workers=2, limit_seconds=60.0) as pool:
-        pool.submit("sample 7", solve_each, queries, 60.0, names)
-        for event in pool.events(wait=True):
-            ...
+        with Pool(network, num_workers=2, limit_seconds=60.0) as pool:
+            pool.submit("sample 7", solve_each, queries, 60.0, names)
+            for event in pool.events(wait=True):
+                ...
     """
 
     def __init__(
