@@ -60,6 +60,8 @@ class _Worker:
 class Pool:
     """Killable workers for one network; a context manager.
 
+    Tasks go in, events come out as they happen:
+
         with Pool(network, num_workers=2, limit_seconds=60.0) as pool:
             pool.submit("sample 7", solve_each, queries, 60.0, names)
             for event in pool.events(wait=True):
