@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import data, results, run_state
+from experiments import data, json_files, results, run_state
 from jaxsnn import integer
 from jaxsnn.sat import replay
 from jaxsnn.sat.check import manifest
@@ -55,7 +55,30 @@ def open_run(workdir: str | os.PathLike[str], data_dir: str | None) -> Run:
         if isinstance(error, run_state.UsageError):
             raise
         raise run_state.usage_error("results", workdir, str(error)) from error
-    return Run([record for _, record in results.merge([found])], network, dataset, tie)
+    if asked.get("find_radius"):
+        files = sorted(found.directory.glob("results*.jsonl"))
+        lines = [line for file in files for line in json_files.read_jsonl(file)]
+        last = {line["sample"]: line for line in lines}
+        records = [claim for line in last.values() for claim in claims_of_radius(line)]
+    else:
+        records = [record for _, record in results.merge([found])]
+    return Run(records, network, dataset, tie)
+
+
+def claims_of_radius(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns what a line of `--find_radius` claims: robust here, falsified there.
+
+    >>> line = {"radius": 5, "robust_radius": 4, "verdict": "falsified", "proof": "x"}
+    >>> [(claim["radius"], claim["verdict"]) for claim in claims_of_radius(line)]
+    [(4, 'robust'), (5, 'falsified')]
+    """
+    claims: list[Mapping[str, Any]] = []
+    if record["robust_radius"] >= 0:
+        robust = {"radius": record["robust_radius"], "verdict": "robust"}
+        claims.append({**record, **robust})
+    if record["verdict"] == "falsified":
+        claims.append(record)
+    return claims
 
 
 def check(

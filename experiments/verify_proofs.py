@@ -72,11 +72,20 @@ class Prover:
     def __exit__(self, *exception: object) -> None:
         self._pool.__exit__(*exception)
 
-    def submit(self, record: Record, query: Query) -> None:
-        """Begins the proof of a robust verdict."""
+    def submit(self, record: Record, query: Query, radius: float | None = None) -> None:
+        """Begins the proof of a robust verdict.
+
+        Args:
+            record: the line that will name the proof.
+            query: what was found robust.
+            radius: its radius, when that is not the one of the record.
+        """
         task = len(self._records)
         self._records[task] = record
-        self._pool.submit(task, _prove, self._target, record, query)
+        subject = {name: record[name] for name in ("sample", "norm", "radius")}
+        if radius is not None:
+            subject["radius"] = radius
+        self._pool.submit(task, _prove, self._target, subject, query)
 
     def finished(self, wait: bool = False) -> Iterator[Record]:
         """Yields records whose proof is written, or not to be had (`proof_note`).
@@ -102,7 +111,7 @@ def _outcome(record: Record, event: Event) -> Record:
 
 
 def _prove(
-    network: IntegerNetwork, target: _Target, record: Record, query: Query
+    network: IntegerNetwork, target: _Target, subject: dict[str, Any], query: Query
 ) -> Iterator[str | proof.NotProved | proof.ContradictionError]:
     """Yields the name of the folder, or why there is none; runs in a worker."""
     try:
@@ -113,7 +122,6 @@ def _prove(
     if isinstance(found, proof.NotProved):
         yield found
         return
-    subject = {name: record[name] for name in ("sample", "norm", "radius")}
     yield proof.write(
         target.directory,
         "-".join(str(value) for value in subject.values()),

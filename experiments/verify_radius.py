@@ -3,14 +3,17 @@
 A result line has the breaking radius, verdict falsified and the counterexample; its
 field `robust_radius` is the largest radius that was proved. After a timeout `radius`
 is the first one that is open; a sample that nothing breaks is robust at the radius
-that covers the whole space.
+that covers the whole space. `proof` is about the robust radius.
 """
 
+import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from experiments import progress, run_state
 from experiments.verify_job import Inputs, Job, describe, family, identify
+from experiments.verify_proofs import Prover
 from jaxsnn.sat import backends, workers
 from jaxsnn.sat.query import Result, Verdict
 from jaxsnn.sat.radius import Family, Radius, climb
@@ -28,15 +31,27 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     todo = [p for p in inputs.mine if job.samples[p] not in known]
     names = job.backends or backends.portfolio()
     limit = job.seconds * 1.2 + 5.0
-    with (
-        workers.Pool(job.network, job.workers, limit) as pool,
-        progress.Progress("find radius", len(inputs.mine), done=len(known)) as bar,
-    ):
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(workers.Pool(job.network, job.workers, limit))
+        prover = None
+        if job.proof_dir is not None:
+            prover = stack.enter_context(
+                Prover(job.proof_dir, job.network, job.seconds, job.workers)
+            )
+        bar = stack.enter_context(
+            progress.Progress("find radius", len(inputs.mine), done=len(known))
+        )
+
+        def keep(record: Mapping[str, Any]) -> None:
+            run_state.append_jsonl(path, record)
+            bar.advance(radius=record["radius"], verdict=record["verdict"])
+
         for position in todo:
             balls = family(job, inputs, position)
             pool.submit(position, climb, balls, job.seconds, names)
         latest: dict[Any, Radius] = {}
-        for task, kind, value in pool.events(wait=True):
+        for event in pool.events(wait=True):
+            task, kind, value = cast(int, event.task), event.kind, event.value
             if kind is Kind.ITEM:
                 latest[task] = value
                 continue
@@ -45,12 +60,17 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
                 found = _stopped(found, Result(Verdict.TIMEOUT))
             elif kind is Kind.FAILED:
                 found = _stopped(found, Result(Verdict.ERROR, message=value))
-            record = {
-                **identify(job, inputs, task),
-                **_describe(found, family(job, inputs, task)),
-            }
-            run_state.append_jsonl(path, record)
-            bar.advance(radius=record["radius"], verdict=record["verdict"])
+            balls = family(job, inputs, task)
+            record = {**identify(job, inputs, task), **_describe(found, balls)}
+            if prover is None or found.robust < 0:
+                keep(record)
+                continue
+            prover.submit(record, balls.query(found.robust), found.robust)
+            for proved in prover.finished():
+                keep(proved)
+        if prover is not None:
+            for proved in prover.finished(wait=True):
+                keep(proved)
 
 
 def _stopped(found: Radius, result: Result) -> Radius:

@@ -215,7 +215,7 @@ def make_job() -> Job:
             "backend", FLAGS.backend, f"is not installed; here are {installed}"
         )
     if FLAGS.find_radius:
-        for flag in ("radius", "stages", "proof_dir"):
+        for flag in ("radius", "stages"):
             if FLAGS[flag].present:
                 raise run_state.usage_error(
                     flag, FLAGS[flag].value, "has no meaning with --find_radius"

@@ -228,6 +228,27 @@ def test_queries_are_derived_as_they_are_asked(norm):
         assert manifest.query_to_json(derived) == manifest.query_to_json(asked)
 
 
+def test_exact_radii_are_confirmed_from_both_sides(original, tmp_path):
+    made = run(
+        "verify_snn",
+        f"--network={original / 'network.npz'}",
+        "--dataset=iris",
+        "--samples=0:4",
+        "--norm=linf",
+        "--find_radius",
+        "--backend=pysat",
+        "--workers=1",
+        f"--proof_dir={tmp_path / 'proofs'}",
+        f"--workdir={tmp_path / 'results'}",
+    )
+    assert made.returncode == 0, made.stderr
+    checked = run(
+        "check_proofs", tmp_path / "proofs", f"--results={tmp_path / 'results'}"
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "4 robust, 4 falsified" in checked.stdout
+
+
 def test_a_wrong_verdict_becomes_an_error(tmp_path):
     """The prover is told that a query is robust which is not."""
     layer = Dense(np.array([[1, 0], [0, 1]]), np.array([0, 0]))

@@ -165,7 +165,7 @@ def test_cutting_planes_by_hand():
         (["l 0"], "names constraint 0"),
         (["l 1", "pol 1 2 +"], "line 3 names constraint 2 of 1"),
         (["l 1", "pol 1 0 d"], "no positive number"),
-        (["l 1", "pol 1 -1 *"], "no positive number"),
+        (["l 1", "pol 1 -1 *"], "names '-1'"),
         (["l 1", "pol 1 1"], "leaves operands"),
         (["l 1", "pol 1 +"], "malformed"),
         (["l 1", "pol x4 x1 +"], "names 'x4'"),
@@ -219,7 +219,8 @@ def test_whatever_a_step_derives_follows(formulas, expression):
         lits = tuple(v if positive else -v for _, v, positive in terms)
         constraints.append((lits, tuple(w for w, _, _ in terms), bound))
     known = [cutting_planes._Sum.of(constraint) for constraint in constraints]
-    derived = cutting_planes._evaluate(expression.split(), known, 5)
+    axioms = cutting_planes._axioms(5)
+    derived = cutting_planes._evaluate(expression.split(), known, axioms)
 
     def holds(constraint, values):
         lits, weights, bound = constraint

@@ -11,13 +11,15 @@ are known, each adding the next constraint:
     c N          the N-th constraint holds for no assignment: the end
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.formula import Constraint
 
 _T = TypeVar("_T")
+# Variable, coefficient and bound of a constraint over one variable.
+_Axiom = tuple[int, int, int]
 
 HEADER = "pseudo-Boolean proof version 1.1"
 
@@ -79,11 +81,16 @@ class _Sum:
 
     def saturate(self) -> None:
         """Cuts weights to the degree; more of one literal helps nobody."""
-        most = max(self.degree, 0)
-        self._replace(
-            {v: min(max(c, -most), most) for v, c in self.coefficients.items() if most},
-            most,
-        )
+        most = self.degree
+        if most <= 0:
+            self.coefficients, self.bound = {}, 0
+            return
+        for variable, coefficient in self.coefficients.items():
+            if coefficient > most:
+                self.coefficients[variable] = most
+            elif coefficient < -most:
+                self.coefficients[variable] = -most
+                self.bound -= coefficient + most
 
     def _replace(self, coefficients: dict[int, int], degree: int) -> None:
         self.coefficients = coefficients
@@ -119,6 +126,7 @@ def check_refutation(formula: Sequence[Constraint], proof: Iterable[str]) -> int
     1
     """
     num_variables = max((abs(lit) for lits, _, _ in formula for lit in lits), default=0)
+    axioms = _axioms(num_variables)
     known: list[_Sum] = []
     propagator = _Propagator(num_variables)
     checked = 0
@@ -133,10 +141,10 @@ def check_refutation(formula: Sequence[Constraint], proof: Iterable[str]) -> int
                 case "l":
                     known.append(_Sum.of(_numbered(formula, int(rest))))
                 case "pol":
-                    known.append(_evaluate(rest.split(), known, num_variables))
+                    known.append(_evaluate(rest.split(), known, axioms))
                     checked += 1
                 case "rup":
-                    lemma = _parse(rest.split(), num_variables)
+                    lemma = _parse(rest.split(), axioms)
                     propagator.catch_up(known)
                     if not propagator.refutes(lemma.negated()):
                         raise ProofError("does not follow by propagation")
@@ -161,34 +169,36 @@ def _numbered(items: Sequence[_T], number: int) -> _T:
     return items[number - 1]
 
 
-def _variable(name: str, num_variables: int) -> int:
-    variable = int(name.removeprefix("x")) if name.startswith("x") else 0
-    if not 1 <= variable <= num_variables:
-        raise ProofError(f"names {name!r:.20}, which the formula does not")
-    return variable
-
-
-def _parse(words: Sequence[str], num_variables: int) -> _Sum:
+def _parse(words: Sequence[str], axioms: Mapping[str, _Axiom]) -> _Sum:
     """Reads `+2 x1 +3 ~x2 >= 4 ;`."""
     *terms, relation, bound, end = words
     if (relation, end) != (">=", ";") or len(terms) % 2:
         raise ProofError("is malformed")
     total = _Sum({}, int(bound))
     for weight, literal in zip(map(int, terms[::2]), terms[1::2], strict=True):
-        variable = _variable(literal.removeprefix("~"), num_variables)
-        if literal.startswith("~"):
-            total.add_axiom(variable, -weight, -weight)
-        else:
-            total.add_axiom(variable, weight, 0)
+        if literal not in axioms:
+            raise ProofError(f"names {literal!r:.20}, which the formula does not")
+        variable, sign, constant = axioms[literal]
+        total.add_axiom(variable, weight * sign, weight * constant)
     return total
 
 
-def _evaluate(words: Sequence[str], known: Sequence[_Sum], num_variables: int) -> _Sum:
-    """Evaluates an expression in reverse Polish notation.
+def _axioms(num_variables: int) -> dict[str, _Axiom]:
+    """The words for literals: `x >= 0`, and `not x >= 0`, which is `-x >= -1`."""
+    axioms = {}
+    for variable in range(1, num_variables + 1):
+        axioms[f"x{variable}"] = (variable, 1, 0)
+        axioms[f"~x{variable}"] = (variable, -1, -1)
+    return axioms
 
-    Literal axioms stay triples (variable, coefficient, bound): most operands are.
-    """
-    stack: list[int | tuple[int, int, int] | _Sum] = []
+
+def _evaluate(
+    words: Sequence[str], known: Sequence[_Sum], axioms: Mapping[str, _Axiom]
+) -> _Sum:
+    """Evaluates an expression in reverse Polish notation."""
+    # Numbers stay numbers until it shows whether they name a constraint, and axioms
+    # stay triples: most operands are one or the other.
+    stack: list[int | _Axiom | _Sum] = []
 
     def pop_sum() -> _Sum:
         """The constraint on top, free to be changed."""
@@ -206,41 +216,37 @@ def _evaluate(words: Sequence[str], known: Sequence[_Sum], num_variables: int) -
         return top
 
     for word in words:
-        match word:
-            case "+":
-                right = stack.pop()
-                left = pop_sum()
-                if isinstance(right, tuple):
-                    left.add_axiom(*right)
-                else:
-                    left.add(
-                        _numbered(known, right) if isinstance(right, int) else right
-                    )
-                stack.append(left)
-            case "*":
-                factor = pop_number()
-                if isinstance(axiom := stack[-1], tuple):
-                    variable, coefficient, bound = axiom
-                    stack[-1] = (variable, coefficient * factor, bound * factor)
-                else:
-                    scaled = pop_sum()
-                    scaled.multiply(factor)
-                    stack.append(scaled)
-            case "d":
-                divisor = pop_number()
-                divided = pop_sum()
-                divided.divide(divisor)
-                stack.append(divided)
-            case "s":
-                saturated = pop_sum()
-                saturated.saturate()
-                stack.append(saturated)
-            case _ if word.startswith("~"):  # not x >= 0 is -x >= -1
-                stack.append((_variable(word[1:], num_variables), -1, -1))
-            case _ if word.startswith("x"):
-                stack.append((_variable(word, num_variables), 1, 0))
-            case _:
-                stack.append(int(word))
+        if word in axioms:
+            stack.append(axioms[word])
+        elif word == "+":
+            right = stack.pop()
+            left = pop_sum()
+            if isinstance(right, tuple):
+                left.add_axiom(*right)
+            else:
+                left.add(_numbered(known, right) if isinstance(right, int) else right)
+            stack.append(left)
+        elif word == "*":
+            factor = pop_number()
+            if isinstance(axiom := stack[-1], tuple):
+                stack[-1] = (axiom[0], axiom[1] * factor, axiom[2] * factor)
+            else:
+                scaled = pop_sum()
+                scaled.multiply(factor)
+                stack.append(scaled)
+        elif word == "d":
+            divisor = pop_number()
+            divided = pop_sum()
+            divided.divide(divisor)
+            stack.append(divided)
+        elif word == "s":
+            saturated = pop_sum()
+            saturated.saturate()
+            stack.append(saturated)
+        elif word.isdecimal():
+            stack.append(int(word))
+        else:
+            raise ProofError(f"names {word!r:.20}, which the formula does not")
     result = pop_sum()
     if stack:
         raise ProofError("leaves operands behind")
