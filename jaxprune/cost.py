@@ -1,7 +1,7 @@
 """What a model costs: parameters, floating-point operations, and measured time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -71,8 +71,8 @@ def measure_latency(
 
 
 def compare_latency(
-    functions: dict[str, Callable[..., Any]],
-    args: dict[str, tuple[Any, ...]],
+    functions: Mapping[str, Callable[..., Any]],
+    args: Mapping[str, tuple[Any, ...]],
     num_repeats: int = 20,
     num_warm_up: int = 3,
 ) -> dict[str, Latency]:
