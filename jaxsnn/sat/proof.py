@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pysat.solvers import Cadical195
 
 from jaxsnn.sat import intervals
-from jaxsnn.sat.check import formula, manifest
+from jaxsnn.sat.check import cutting_planes, formula, manifest
 from jaxsnn.sat.check.manifest import Manifest, Method
 from jaxsnn.sat.pseudo_boolean import Problem
 from jaxsnn.sat.query import Query
@@ -141,7 +141,11 @@ def _refute_constraints(problem: Problem, seconds: float) -> tuple[str, str]:
         # It stops reading where propagation alone refutes.
         if read != text.splitlines()[1 : len(read) + 1]:
             raise _NoRefutation("Exact logged a formula that it was not given")
-        return text, refutation.read_text()
+        log_text = refutation.read_text()
+        rules = {line.partition(" ")[0] for line in log_text.splitlines()[1:]}
+        if unknown := rules - cutting_planes.RULES:
+            raise _NoRefutation(f"Exact logged rules unknown here: {unknown}")
+        return text, log_text
 
 
 REFUTERS = {

@@ -22,6 +22,7 @@ _T = TypeVar("_T")
 _Axiom = tuple[int, int, int]
 
 HEADER = "pseudo-Boolean proof version 1.1"
+RULES = frozenset({"l", "pol", "rup", "c"})
 
 
 class _Sum:
