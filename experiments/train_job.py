@@ -141,10 +141,14 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     steps, labels = jnp.asarray(train_steps), jnp.asarray(job.train.labels)
     with progress.Progress("train", job.epochs, done=len(history)) as bar:
         for epoch in range(len(history), job.epochs):
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             key = jax.random.fold_in(epochs_key, epoch)
             state, loss = run_epoch(state, key, steps, labels)
-            facts = {"loss": float(loss), "seconds": time.perf_counter() - started}
+            facts = {
+                "loss": float(loss),
+                "seconds": time.perf_counter() - started,
+                "cpu_seconds": time.process_time() - cpu_started,
+            }
             history.append(facts)
             checkpoint = {
                 "state": serialization.to_state_dict(jax.device_get(state)),
@@ -162,7 +166,8 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     ):
         measured = measure(config, neurons, inputs, dataset.labels)
         metrics |= {f"{split}_{name}": value for name, value in measured.items()}
-    metrics["seconds"] = sum(facts["seconds"] for facts in history)
+    for name in ("seconds", "cpu_seconds"):
+        metrics[name] = sum(facts[name] for facts in history)
     metrics["epochs"] = history
     integer.save(workdir / NETWORK_FILE, trained)
     json_files.write_json_atomic(workdir / METRICS_FILE, metrics)
