@@ -479,6 +479,7 @@ def _timed_similarity(
     ):
         added = step(variables, images, mask)
         state = added if state is None else similarity.merge(state, added)
+        jax.block_until_ready(state)  # so that the progress shown is true
     assert state is not None
     matrix = np.asarray(similarity.finish(state))
     return matrix, time.perf_counter() - started

@@ -79,6 +79,13 @@ def _replace(tree: Tree, path: Path, change: Callable[[Tree], Tree]) -> Tree:
     return _rewrap(tree, children)
 
 
+def _take(leaf: Any, indices: Any, axis: int) -> Any:
+    """Takes slices of an array, or tells the shape that they would have."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(lambda x: x.take(indices, axis=axis), leaf)
+    return leaf.take(indices, axis=axis)
+
+
 @dataclasses.dataclass(frozen=True)
 class Named:
     """Blocks are the children `pattern.format(index)` of a mapping.
@@ -232,7 +239,7 @@ class Stacked:
         """Returns the subtree of each block, without the stacked axis."""
         node = _at(tree, self.path)
         return [
-            jax.tree.map(lambda leaf, i=i: leaf.take(i, axis=self.axis), node)
+            jax.tree.map(lambda leaf, i=i: _take(leaf, i, self.axis), node)
             for i in range(self.count(tree))
         ]
 
@@ -250,6 +257,6 @@ class Stacked:
         indices = np.asarray(_checked(kept, self.count(tree)), np.int32)
 
         def change(node: Tree) -> Tree:
-            return jax.tree.map(lambda leaf: leaf.take(indices, axis=self.axis), node)
+            return jax.tree.map(lambda leaf: _take(leaf, indices, self.axis), node)
 
         return _replace(tree, self.path, change)

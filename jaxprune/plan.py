@@ -240,7 +240,7 @@ def discover_protected(
         tied = sorted(
             name
             for name, leaf in block_leaves.items()
-            if uses.get(id(leaf), 0) > 1 and np.ndim(leaf)
+            if uses.get(id(leaf), 0) > 1 and isinstance(leaf, np.ndarray | jax.Array)
         )
         if own:
             reasons[index] = f"holds {', '.join(own)}, which other blocks lack"
