@@ -55,7 +55,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
             if kind is Kind.ITEM:
                 latest[task] = value
                 continue
-            found = latest.get(task, Radius(0, None, Result(Verdict.UNKNOWN)))
+            found = latest.get(task, Radius(-1, None, Result(Verdict.UNKNOWN)))
             if kind is Kind.STALLED:
                 found = _stopped(found, Result(Verdict.TIMEOUT))
             elif kind is Kind.FAILED:
