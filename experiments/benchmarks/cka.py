@@ -196,7 +196,6 @@ def plot(report: Mapping[str, Any], path: pathlib.Path) -> None:
     places = np.arange(len(values))[::-1]
     drawn = bars.barh(places, values, color=colors)
     bars.set_yticks(places, labels, fontsize=8)
-    bars.set_xscale("log")
     bars.bar_label(drawn, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
     bars.margins(x=0.15)
     bars.set(xlabel="seconds a batch", title="One batch")
@@ -206,7 +205,7 @@ def plot(report: Mapping[str, Any], path: pathlib.Path) -> None:
     lines.set(xlabel="size", ylabel="seconds", title="Analysis alone")
     lines.grid(alpha=0.25, which="both")
     if report["scaling"]:
-        lines.legend(frameon=False, fontsize=8)
+        lines.legend(frameon=False, fontsize=8, loc="upper left")
     for axes in (bars, lines):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

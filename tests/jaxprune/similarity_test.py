@@ -1,6 +1,10 @@
 """Streamed similarity against naive loops, published forms and its own laws."""
 
 import itertools
+import os
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -279,3 +283,42 @@ def test_refused_arguments():
         similarity.Estimator(group_size=3)
     with pytest.raises(ValueError, match="no activations"):
         similarity.group_states([])
+
+
+# One of two processes: half of the batches each, the matrix of all printed by both.
+PROCESS = """
+import sys
+import jax
+import numpy as np
+from jaxprune import similarity
+
+port, index = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(index))
+x = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+layers = lambda variables, x: (x, [x, np.tanh(1) * x**3])
+batches = [x[:32], x[32:]][int(index):][:1]
+matrix = similarity.similarity_matrix(layers, None, batches)
+print(float(matrix[0, 1]).hex())
+"""
+
+
+def test_two_processes_give_the_matrix_of_all_batches():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-c", PROCESS, str(port)]
+    processes = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, env=environment)
+        for i in range(2)
+    ]
+    try:
+        printed = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    values = [float.fromhex(text.decode().split()[-1]) for text in printed]
+    x = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
+    layers = lambda variables, x: (x, [x, np.tanh(1) * x**3])  # noqa: E731
+    expected = similarity.similarity_matrix(layers, None, [x[:32], x[32:]])[0, 1]
+    np.testing.assert_allclose(values, [float(expected)] * 2, rtol=0, atol=1e-6)
