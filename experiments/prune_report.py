@@ -92,14 +92,16 @@ def _round(attempt: mpruner.Round, threshold: float) -> dict[str, Any]:
 def _rows(result: Mapping[str, Any]) -> list[list[Any]]:
     base, pruned = result["base"], result["pruned"]
     return [
-        [title, base[key], pruned[key], _change(base[key], pruned[key])]
+        [title, base[key], pruned[key], _change(key, base[key], pruned[key])]
         for title, key in _MEASURES
     ]
 
 
-def _change(before: float | None, after: float | None) -> str | None:
+def _change(key: str, before: float | None, after: float | None) -> str | None:
     if not before or after is None:
         return None
+    if key == "accuracy":
+        return f"{100 * (after - before):+.2f} points"
     return f"{100 * (after - before) / before:+.1f} %"
 
 
