@@ -104,10 +104,8 @@ class Epoch(NamedTuple):
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Returns the mean cross-entropy of integer labels; natural logarithm.
 
-    >>> float(cross_entropy(jnp.zeros((3, 4)), jnp.array([0, 1, 2]))) == np.float32(
-    ...     np.log(4)
-    ... )
-    True
+    >>> round(float(cross_entropy(jnp.zeros((3, 4)), jnp.array([0, 1, 2]))), 4)
+    1.3863
     """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
