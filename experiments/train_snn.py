@@ -81,7 +81,7 @@ flags.DEFINE_float(
     "learning_rate",
     None,
     "Of the first update; it falls to 0. Relative to the size of the weights (default "
-    "0.05), for s4nn to the threshold (default 0.002).",
+    "0.03), for s4nn to the threshold (default 0.005).",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -119,7 +119,7 @@ def make_job() -> Job:
         )
     learning_rate = FLAGS.learning_rate
     if learning_rate is None:
-        learning_rate = 0.002 if FLAGS.method == "s4nn" else 0.05
+        learning_rate = 0.005 if FLAGS.method == "s4nn" else 0.03
     if not 0 < learning_rate < math.inf:
         raise run_state.usage_error(
             "learning_rate", FLAGS.learning_rate, "must be positive"

@@ -39,7 +39,7 @@ class TemporalMargin:
     width: float = 0.3
     weight_bits: int = 0
     radius: int = 0
-    robustness: float = 0.5
+    robustness: float = 0.25
     ramp: int = 0
 
     def __post_init__(self) -> None:
