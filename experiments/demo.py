@@ -39,7 +39,8 @@ STEPS = (
         "Prune a residual network",
         "prune_model",
         "prune",
-        ("--model=small_resnet", "--dataset=digits"),
+        # 355 test digits are too few to certify a drop of one point.
+        ("--model=small_resnet", "--dataset=digits", "--max_accuracy_drop=0.02"),
     ),
     Step(
         "Train a spiking network",

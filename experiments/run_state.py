@@ -304,11 +304,12 @@ def start_run(
         path.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             known = _read_run_file(path)
-            if known is None and any(not _is_temporary(p) for p in path.iterdir()):
+            if known is None and (foreign := _matches(path, outputs)):
+                # A log beside the outputs is welcome; files of others are not ours.
                 raise usage_error(
                     "workdir",
                     workdir,
-                    f"is not empty and holds no {RUN_FILE}; name a new or empty "
+                    f"holds {foreign[0].name} but no {RUN_FILE}; name a new or empty "
                     "directory",
                 )
             if known is not None and overwrite:
@@ -410,11 +411,15 @@ def _refuse_other_run(
         )
 
 
+def _matches(path: pathlib.Path, patterns: Collection[str]) -> list[pathlib.Path]:
+    """Returns what a run with these outputs would write over."""
+    return sorted({match for pattern in patterns for match in path.glob(pattern)})
+
+
 def _clear(path: pathlib.Path, patterns: Collection[str]) -> None:
     """Deletes what matches, and leftovers of interrupted writes; run.json last."""
-    found = {match for pattern in patterns for match in path.glob(pattern)}
-    found |= {p for p in path.iterdir() if _is_temporary(p)}
-    for match in sorted(found):
+    leftovers = [p for p in path.iterdir() if _is_temporary(p)]
+    for match in sorted({*_matches(path, patterns), *leftovers}):
         if match.is_dir() and not match.is_symlink():
             shutil.rmtree(match)
         else:

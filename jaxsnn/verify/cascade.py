@@ -311,7 +311,7 @@ class _Solvers:
         self.network = network
         self.config = config
         # Solvers look at the clock between steps; what overruns even so is killed.
-        limit = config.seconds * 1.2 + 5.0
+        limit = config.seconds + 5.0
         self.pool = Pool(network, config.workers, limit, config.memory_bytes)
         self.pending: dict[int, tuple[Sequence[Query], list[int], dict]] = {}
         self.done: list[Decision] = []

@@ -125,10 +125,17 @@ def test_overwrite_of_a_new_directory_is_no_error(tmp_path):
 
 @pytest.mark.parametrize("overwrite", ["--overwrite", "--nooverwrite"])
 def test_foreign_directory_is_refused_and_left_alone(overwrite, tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "numbers.jsonl").write_text("mine")
     assert call(f"--workdir={tmp_path}", overwrite) == 2
     assert "run.json" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_log_beside_the_outputs_is_left_alone(tmp_path):
+    (tmp_path / "log.txt").write_text("mine")
+    assert call(f"--workdir={tmp_path}") == 0
+    assert call(f"--workdir={tmp_path}", "--overwrite") == 0
+    assert (tmp_path / "log.txt").read_text() == "mine"
 
 
 def test_run_of_another_binary_is_refused(tmp_path, capsys):
