@@ -125,8 +125,8 @@ def test_linen_scanned_blocks(x, axis):
     for i, block in enumerate(blocks):
         layer = jax.tree.map(lambda a, i=i: a[i], variables["params"]["blocks"])
         x = residual(layer["Dense_0"], x)
-        np.testing.assert_allclose(block, x, rtol=1e-5)
-    np.testing.assert_allclose(output, x, rtol=1e-5)
+        np.testing.assert_allclose(block, x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(output, x, rtol=1e-5, atol=1e-6)
 
 
 def test_linen_scan_that_drops_intermediates_is_refused(x):
