@@ -30,7 +30,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     }
     todo = [p for p in inputs.mine if job.samples[p] not in known]
     names = job.backends or backends.portfolio()
-    limit = job.seconds + 5.0
+    limit = job.seconds + workers.GRACE_SECONDS
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(workers.Pool(job.network, job.workers, limit))
         prover = None

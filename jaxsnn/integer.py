@@ -5,10 +5,11 @@ network is only where it came from. NumPy alone: checkers and solver processes r
 networks without jax.
 """
 
+import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,17 @@ def save(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
         "scale": network.scale,
         "layers": described,
     }
+    arrays["spec"] = np.array(json.dumps(spec))
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yields a temporary name that becomes `path` if all goes well, else is removed."""
     temporary = f"{os.fspath(path)}.tmp"
     try:
-        with open(temporary, "wb") as file:
-            arrays["spec"] = np.array(json.dumps(spec))
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        yield temporary
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):

@@ -127,13 +127,8 @@ def from_graph(
 
 def save(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
     """Writes a network as a NIR file; it appears whole or not at all."""
-    temporary = f"{os.fspath(path)}.tmp"
-    try:
+    with integer.whole_file(path) as temporary:
         nir.write(temporary, to_graph(network))
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def load(

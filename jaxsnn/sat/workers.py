@@ -17,6 +17,9 @@ from jaxsnn.sat.spec import IntegerNetwork
 
 _WAIT_SECONDS = 0.5
 
+# What a solver may overrun its own limit by before its process is killed.
+GRACE_SECONDS = 5.0
+
 
 class Kind(enum.Enum):
     """What happened to a task."""

@@ -19,7 +19,7 @@ from jaxsnn.sat import backends, replay
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.solve import solve_each
 from jaxsnn.sat.spec import IntegerNetwork
-from jaxsnn.sat.workers import Event, Kind, Pool
+from jaxsnn.sat.workers import GRACE_SECONDS, Event, Kind, Pool
 from jaxsnn.verify import attack, bounds, quotient
 
 STAGES = (Stage.BOUNDS, Stage.ATTACK, Stage.SOLVE)
@@ -311,7 +311,7 @@ class _Solvers:
         self.network = network
         self.config = config
         # Solvers look at the clock between steps; what overruns even so is killed.
-        limit = config.seconds + 5.0
+        limit = config.seconds + GRACE_SECONDS
         self.pool = Pool(network, config.workers, limit, config.memory_bytes)
         self.pending: dict[int, tuple[Sequence[Query], list[int], dict]] = {}
         self.done: list[Decision] = []
