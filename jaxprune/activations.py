@@ -30,7 +30,7 @@ def first_output(result: Any) -> Array:
 
 
 def _call(apply: Callable[..., Any], inputs: Any) -> Any:
-    if isinstance(inputs, tuple):
+    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
         return apply(*inputs)
     if isinstance(inputs, Mapping):
         return apply(**inputs)
@@ -120,9 +120,9 @@ def linen_activations(
 
     Returns:
         A function of `(variables, inputs)`. `inputs` that are a tuple become
-        positional arguments of the model and a dictionary keyword arguments. It
-        raises ValueError, when traced, if a name is not a module that ran once or
-        its output is not an array.
+        positional arguments of the model and a dictionary keyword arguments; a named
+        tuple stays one argument. It raises ValueError, when traced, if a name is not
+        a module that ran once or its output is not an array.
 
     >>> model = nn.Sequential([nn.Dense(3), nn.Dense(2)])
     >>> x = jax.numpy.ones((5, 4))

@@ -1,5 +1,7 @@
 """Captured block outputs equal those of the blocks run one by one."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -239,3 +241,19 @@ def test_nnx_refusals(x):
     graphdef, state = nnx.split(NnxModel(nnx.Rngs(0), NnxInherited))
     with pytest.raises(ValueError, match="inherits its __call__ must define its own"):
         activations.nnx_activations(graphdef, ["blocks/0"])(state, x)
+
+
+def test_a_named_tuple_is_one_argument():
+    class Pair(NamedTuple):
+        x: np.ndarray
+        y: np.ndarray
+
+    class Sum(nn.Module):
+        @nn.compact
+        def __call__(self, pair):
+            return Block(name="block_0")(pair.x + pair.y)
+
+    pair = Pair(np.ones((5, WIDTH), np.float32), np.ones((5, WIDTH), np.float32))
+    variables = Sum().init(jax.random.key(0), pair)
+    output, blocks = activations.linen_activations(Sum(), ["block_0"])(variables, pair)
+    np.testing.assert_array_equal(output, blocks[0])

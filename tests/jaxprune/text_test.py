@@ -1,0 +1,22 @@
+import pytest
+
+from jaxprune.models import text
+
+
+def test_padding_on_either_side():
+    right = text.pad([[3, 4, 5], [6]], 4, pad_id=9)
+    assert right.token_ids.tolist() == [[3, 4, 5, 9], [6, 9, 9, 9]]
+    assert right.mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert right.token_type_ids is None
+    left = text.pad([[3, 4, 5], [6]], 4, pad_id=9, left=True)
+    assert left.token_ids.tolist() == [[9, 3, 4, 5], [9, 9, 9, 6]]
+    assert text.token_mask(left).tolist() == [
+        [False] + [True] * 3,
+        [False] * 3 + [True],
+    ]
+
+
+@pytest.mark.parametrize("sequences", [[[1, 2, 3]], [[1], []]])
+def test_sequences_that_do_not_fit_are_refused(sequences):
+    with pytest.raises(ValueError, match="need 1 to length=2 tokens"):
+        text.pad(sequences, 2)
