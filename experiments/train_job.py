@@ -11,7 +11,7 @@ import numpy as np
 from experiments import data, json_files, progress, run_state, text_table
 
 if TYPE_CHECKING:
-    from jaxsnn import network
+    from jaxsnn import network, training
 
 NETWORK_FILE = "network.npz"
 METRICS_FILE = "metrics.json"
@@ -39,7 +39,9 @@ class Job:
         learning_rate: of the first update, in units of the threshold for s4nn, else
             relative to the weights; it falls to 0 along a cosine.
         jitter: steps by which input spikes are moved at random in training.
-        seed: of initial weights, order of examples and jitter.
+        shift: pixels by which images are moved at random in training.
+        margin: by which the label is to lead, in steps.
+        seed: of initial weights, order of examples, jitter and shift.
     """
 
     train: data.Dataset
@@ -54,6 +56,8 @@ class Job:
     batch_size: int
     learning_rate: float
     jitter: int
+    shift: int
+    margin: float
     seed: int
 
 
@@ -90,12 +94,13 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     schedule = optax.cosine_decay_schedule(job.learning_rate, batches * job.epochs)
     init_key, epochs_key = jax.random.split(jax.random.key(job.seed))
     if job.method == "s4nn":
-        rule = s4nn.Rule(weight_bits=job.weight_bits)
+        rule = s4nn.Rule(round(job.margin), job.weight_bits)
         gradient = s4nn.gradient(config, rule)
         optimizer = optax.sgd(schedule)
         params = s4nn.init(init_key, config)
     else:
         objective = temporal_margin.TemporalMargin(
+            margin=job.margin / job.num_steps,
             weight_bits=job.weight_bits,
             radius=job.train_radius,
             ramp=batches * job.epochs // 2,
@@ -108,7 +113,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
             optax.scale_by_learning_rate(schedule),
         )
         params = network.init(init_key, config)
-    update = training.make_update(config, gradient, optimizer, job.jitter)
+    update = training.make_update(config, gradient, optimizer, augmentation(job))
     state = training.initial_state(params, optimizer)
     history: list[dict[str, float]] = []
     path = workdir / CHECKPOINT_FILE
@@ -193,6 +198,31 @@ def network_config(job: Job) -> "network.NetworkConfig":
         ),
         job.num_steps,
     )
+
+
+def augmentation(job: Job) -> "training.Augment | None":
+    """Returns what is done to the spike times of a batch in training."""
+    import jax
+
+    from jaxsnn import training
+
+    if not (job.jitter or job.shift):
+        return None
+    assert job.train.images is not None
+    shape = job.train.images.shape[1:]
+
+    def augment(key: jax.Array, steps: jax.Array) -> jax.Array:
+        jitter_key, shift_key = jax.random.split(key)
+        if job.shift:
+            image_shape = (shape[0], shape[1])
+            steps = training.shift(
+                shift_key, steps, image_shape, job.shift, job.num_steps
+            )
+        if job.jitter:
+            steps = training.jitter(jitter_key, steps, job.jitter, job.num_steps)
+        return steps
+
+    return augment
 
 
 def spike_steps(dataset: data.Dataset, num_steps: int) -> np.ndarray:

@@ -91,6 +91,20 @@ flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+    "shift",
+    0,
+    "Images are moved by up to this many pixels at random in training.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "margin",
+    None,
+    "Steps by which the label is to spike before any other output (default an eighth "
+    "of num_steps, for s4nn 3).",
+    flag_values=FLAGS,
+)
 
 
 def make_job() -> Job:
@@ -124,6 +138,16 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "learning_rate", FLAGS.learning_rate, "must be positive"
         )
+    margin = FLAGS.margin
+    if margin is None:
+        margin = 3.0 if FLAGS.method == "s4nn" else FLAGS.num_steps / 8
+    least_margin = 1 if FLAGS.method == "s4nn" else 0
+    if not least_margin <= margin < FLAGS.num_steps:
+        raise run_state.usage_error(
+            "margin",
+            FLAGS.margin,
+            f"must be at least {least_margin} and below the {FLAGS.num_steps} steps",
+        )
     if FLAGS.arch == "conv" and FLAGS.method == "s4nn":
         raise run_state.usage_error(
             "arch", "conv", "must be dense with --method=s4nn; others learn kernels"
@@ -141,6 +165,10 @@ def make_job() -> Job:
     if FLAGS.arch == "conv" and len(shape) != 2:
         raise run_state.usage_error(
             "arch", "conv", f"must be dense with --dataset={FLAGS.dataset}: no images"
+        )
+    if FLAGS.shift and len(shape) != 2:
+        raise run_state.usage_error(
+            "shift", FLAGS.shift, f"must be 0 with --dataset={FLAGS.dataset}: no images"
         )
     if FLAGS.arch == "conv" and FLAGS.window > min(shape) - 1:
         raise run_state.usage_error(
@@ -162,6 +190,8 @@ def make_job() -> Job:
         batch_size=FLAGS.batch_size,
         learning_rate=learning_rate,
         jitter=FLAGS.jitter,
+        shift=FLAGS.shift,
+        margin=margin,
         seed=FLAGS.seed,
     )
 

@@ -104,6 +104,40 @@ def jitter(key: jax.Array, steps: jax.Array, radius: int, num_steps: int) -> jax
     return jnp.clip(steps + moves, 0, num_steps - 1)
 
 
+def shift(
+    key: jax.Array,
+    steps: jax.Array,
+    image_shape: tuple[int, int],
+    radius: int,
+    num_steps: int,
+) -> jax.Array:
+    """Moves each image of a batch by a random whole number of pixels.
+
+    Args:
+      key: a PRNG key; consumed.
+      steps: `[B, H * W]` spike times, row by row.
+      image_shape: `(H, W)`.
+      radius: in pixels, in both directions; what enters from outside is silent.
+      num_steps: `T`.
+
+    >>> shift(jax.random.key(0), jnp.array([[0, 5, 9, 2]]), (2, 2), 0, num_steps=10)
+    Array([[0, 5, 9, 2]], dtype=int32)
+    """
+    height, width = image_shape
+    images = steps.reshape(-1, height, width)
+    around = ((0, 0), (radius, radius), (radius, radius))
+    padded = jnp.pad(images, around, constant_values=num_steps - 1)
+    corners = jax.random.randint(key, (len(images), 2), 0, 2 * radius + 1)
+
+    def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1]), image_shape)
+
+    return jax.vmap(crop)(padded, corners).reshape(steps.shape)
+
+
+# Alters `[B, D]` spike times at random, by a key.
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
 Update = Callable[
     [TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, jax.Array]
 ]
@@ -113,7 +147,7 @@ def make_update(
     config: network.NetworkConfig,
     gradient: Gradient,
     optimizer: optax.GradientTransformation,
-    jitter_radius: int = 0,
+    augment: Augment | None = None,
 ) -> Update:
     """Returns the function that learns from one batch.
 
@@ -121,8 +155,9 @@ def make_update(
       config: the network.
       gradient: the learning rule.
       optimizer: an optax transformation.
-      jitter_radius: input spikes are first moved at random by up to this many steps,
-        which teaches the network to be indifferent to it.
+      augment: what is done to the inputs first, such as `jitter` or `shift` with all
+        but the key and the spike times bound; the network learns to be indifferent
+        to it.
 
     Returns:
       `update(state, key, steps, labels)` of `[B, D]` integer spike times and `[B]`
@@ -146,8 +181,8 @@ def make_update(
     def update(
         state: TrainState, key: jax.Array, steps: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        if jitter_radius:
-            steps = jitter(key, steps, jitter_radius, config.num_steps)
+        if augment is not None:
+            steps = augment(key, steps)
         loss, slope = gradient(state.params, steps, labels, state.num_updates)
         # Optax mixes integer counts and floats, whatever the caller has forbidden.
         with jax.numpy_dtype_promotion("standard"):

@@ -20,6 +20,8 @@ def job(**changes):
         "batch_size": 40,
         "learning_rate": 0.02,
         "jitter": 1,
+        "shift": 0,
+        "margin": 1.0,
         "seed": 3,
     }
     return train_job.Job(

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,20 @@ def test_jitter_stays_within_radius_and_time():
     assert moved.max() == 9
 
 
+def test_shift_moves_whole_images_and_lets_silence_in():
+    image = jnp.arange(12, dtype=jnp.int32)
+    moved = np.asarray(
+        training.shift(jax.random.key(0), jnp.tile(image, (300, 1)), (3, 4), 1, 99)
+    )
+    padded = np.pad(np.asarray(image).reshape(3, 4), 1, constant_values=98)
+    expected = {
+        tuple(padded[row : row + 3, column : column + 4].ravel())
+        for row in range(3)
+        for column in range(3)
+    }
+    assert {tuple(one) for one in moved} == expected
+
+
 @pytest.mark.parametrize("bits", [0, 3])
 def test_a_network_learns_to_tell_two_patterns_apart(bits):
     config = network.NetworkConfig((8,), (network.Dense(6), network.Dense(2)), 10)
@@ -49,7 +65,8 @@ def test_a_network_learns_to_tell_two_patterns_apart(bits):
     optimizer = optax.adam(0.02)
     objective = temporal_margin.TemporalMargin(weight_bits=bits)
     gradient = temporal_margin.gradient(config, objective)
-    update = jax.jit(training.make_update(config, gradient, optimizer, jitter_radius=1))
+    jitter = functools.partial(training.jitter, radius=1, num_steps=10)
+    update = jax.jit(training.make_update(config, gradient, optimizer, jitter))
     state = training.initial_state(network.init(jax.random.key(1), config), optimizer)
     for key in jax.random.split(jax.random.key(2), 150):
         state, _ = update(state, key, steps, labels)
