@@ -1,10 +1,14 @@
 """Which examples a pruning run uses for what; none is used for two of them."""
 
 import dataclasses
+import math
+from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import data
+from jaxprune.batches import num_examples
 
 # Mean and standard deviation that published weights expect; grey images go to 0..1.
 _NORMALIZATION = {
@@ -14,9 +18,14 @@ _NORMALIZATION = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Normalised images `[N, H, W, C]` float32 and their labels `[N]` int32."""
+    """Inputs of a model and what it should say about them.
 
-    images: np.ndarray
+    Attributes:
+        inputs: normalised images `[N, H, W, C]` float32.
+        labels: `[N]` int32.
+    """
+
+    inputs: Any
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -24,7 +33,7 @@ class Examples:
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Returns the examples `rows`."""
-        return Examples(self.images[rows], self.labels[rows])
+        return Examples(_rows(self.inputs, rows), self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,10 +114,39 @@ def _prepared(dataset: data.Dataset) -> Examples:
     return Examples(np.ascontiguousarray(images), np.asarray(dataset.labels, np.int32))
 
 
-def full_batches(images: np.ndarray, size: int) -> list[np.ndarray]:
-    """Returns batches of exactly `size` images, or one of all if there are fewer.
+def _rows(tree: Any, rows: Any) -> Any:
+    return jax.tree.map(lambda array: array[rows], tree)
+
+
+def batches(tree: Any, size: int) -> list[Any]:
+    """Returns a tree of arrays `[N, ...]` cut into batches of `size`, the last smaller.
+
+    >>> [len(batch) for batch in batches(np.arange(5), 2)]
+    [2, 2, 1]
+    """
+    starts = range(0, num_examples(tree), size)
+    return [_rows(tree, slice(start, start + size)) for start in starts]
+
+
+def full_batches(tree: Any, size: int) -> list[Any]:
+    """Returns batches of exactly `size` examples, or one of all if there are fewer.
 
     What is left over is dropped: another shape would have to be compiled for.
+
+    >>> [len(batch) for batch in full_batches(np.arange(5), 2)]
+    [2, 2]
     """
-    count = max(len(images) // size, 1)
-    return [images[i * size : (i + 1) * size] for i in range(count)]
+    count = max(num_examples(tree) // size, 1)
+    return batches(tree, size)[:count]
+
+
+def batch_size(inputs: Any, at_most: int) -> int:
+    """Returns how many examples fit into a batch of some 2 million numbers.
+
+    >>> batch_size(np.zeros((1000, 32, 32, 3)), at_most=500)
+    500
+    >>> batch_size(np.zeros((100, 224, 224, 3)), at_most=500)
+    13
+    """
+    numbers = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(inputs))
+    return max(1, min(at_most, 2**21 // max(numbers, 1)))

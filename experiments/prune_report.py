@@ -1,7 +1,7 @@
 """What a pruning run tells: lines meanwhile, a table and two reports at last."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,6 @@ def write(
     measured: Mapping[str, Any],
     certificate: Mapping[str, Any],
     timing: Mapping[str, float],
-    stages: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """Writes `report.json`, `report.html` and the matrices; prints the summary."""
     assert state.base_similarity is not None

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 MaskFn = Callable[[Any], Array | NDArray[np.bool_]]
 
 
-def _num_examples(inputs: Any) -> int:
+def num_examples(inputs: Any) -> int:
+    """Returns the length of the first axis of the arrays of a batch.
+
+    Raises:
+        ValueError: if the batch holds no arrays.
+
+    >>> num_examples({"tokens": np.ones((3, 5)), "mask": np.ones((3, 5))})
+    3
+    """
     leaves = jax.tree.leaves(inputs)
     if not leaves:
         raise ValueError("a batch holds no arrays")
@@ -44,10 +52,10 @@ def pad_batches(
     """
     size = 0
     for inputs in batches:
-        num_examples = _num_examples(inputs)
-        size = max(size, math.ceil(num_examples / multiple) * multiple)
-        missing = size - num_examples
-        mask = np.ones(num_examples, bool)
+        count = num_examples(inputs)
+        size = max(size, math.ceil(count / multiple) * multiple)
+        missing = size - count
+        mask = np.ones(count, bool)
         if mask_fn is not None:
             mask = np.asarray(mask_fn(inputs), bool)
         if missing:

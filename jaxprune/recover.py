@@ -17,12 +17,15 @@ import numpy as np
 import optax
 
 from jaxprune import plan as plan_lib
+from jaxprune.batches import num_examples
 from jaxprune.layouts import Layout
 from jaxprune.prunable import Prunable, Variables
 
 Array = jax.Array
 LossFn = Callable[[Any, Any], Array]
 AugmentFn = Callable[[Array, Any], Any]
+# Labels -> weights of their positions, such as 0 where a sequence is filled up.
+WeightsFn = Callable[[Any], Array]
 OptimizerFn = Callable[[optax.Schedule], optax.GradientTransformation]
 
 
@@ -110,10 +113,18 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def distillation_loss(student: Array, teacher: Array, temperature: float) -> Array:
+def distillation_loss(
+    student: Array, teacher: Array, temperature: float, weights: Array | None = None
+) -> Array:
     """Returns the mean divergence of the student's softened classes, times T^2.
 
     Hinton et al., 2015, https://arxiv.org/abs/1503.02531, section 2.1.
+
+    Args:
+        student: `[..., classes]` logits.
+        teacher: logits of the same shape.
+        temperature: T.
+        weights: `[...]` of the mean; equal by default.
 
     >>> float(distillation_loss(jnp.ones((2, 3)), jnp.zeros((2, 3)), 2.0))
     0.0
@@ -121,7 +132,11 @@ def distillation_loss(student: Array, teacher: Array, temperature: float) -> Arr
     log_student = jax.nn.log_softmax(student / temperature)
     log_teacher = jax.nn.log_softmax(teacher / temperature)
     divergence = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
-    return divergence.mean() * temperature**2
+    if weights is None:
+        return divergence.mean() * temperature**2
+    weights = weights.astype(divergence.dtype)
+    mean = jnp.sum(divergence * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+    return mean * temperature**2
 
 
 def feature_loss(student: list[Array], teacher: list[Array]) -> Array:
@@ -225,12 +240,13 @@ def steps_per_epoch(recipe: Recipe, num_examples: int) -> int:
 def fine_tune(
     model: Prunable,
     variables: Variables,
-    inputs: np.ndarray,
+    inputs: Any,
     labels: np.ndarray,
     recipe: Recipe,
     key: Array,
     *,
     loss: LossFn = cross_entropy,
+    weights: WeightsFn | None = None,
     optimizer: OptimizerFn = adamw,
     mask: Any = None,
     teacher: Teacher | None = None,
@@ -247,11 +263,12 @@ def fine_tune(
     Args:
         model: what to train.
         variables: where to start; they are not changed.
-        inputs: `[N, ...]` examples on the host.
+        inputs: `[N, ...]` examples on the host, or a tree of such arrays.
         labels: `[N, ...]` what `loss` compares the outputs with.
         recipe: numbers of the run.
         key: of the order of examples and of the augmentation.
         loss: `(outputs, labels) -> []`, the mean over a batch.
+        weights: of the positions of labels in distillation; equal by default.
         optimizer: from a schedule of the learning rate, an optax transformation.
         mask: from `trainable_mask`; parameters where it is false stay as they are.
         teacher: the unpruned model, if the recipe distils from it.
@@ -266,31 +283,35 @@ def fine_tune(
         ValueError: without examples, if inputs and labels differ in number, if the
             recipe distils and there is no teacher, or if the loss is not finite.
     """
-    if not len(inputs) or len(inputs) != len(labels):
-        raise ValueError(f"{len(inputs)} inputs and {len(labels)} labels to learn from")
+    count = num_examples(inputs)
+    if not count or count != len(labels):
+        raise ValueError(f"{count} inputs and {len(labels)} labels to learn from")
     if (recipe.distillation or recipe.feature_distillation) and teacher is None:
         raise ValueError("distillation needs a teacher")
     options = {"optimizer": optimizer, "mask": mask}
-    transformation = _optimizer(recipe, len(inputs), **options)
-    state = resume or init(variables, recipe, len(inputs), **options)
+    transformation = _optimizer(recipe, count, **options)
+    state = resume or init(variables, recipe, count, **options)
     step = jax.jit(
-        functools.partial(_step, model, transformation, recipe, loss, teacher, augment),
+        functools.partial(
+            _step, model, transformation, recipe, loss, weights, teacher, augment
+        ),
         donate_argnums=(0, 1),
     )
     taught = None if teacher is None else teacher.variables
-    batch_size = min(recipe.batch_size, len(inputs))
+    batch_size = min(recipe.batch_size, count)
     while state.epoch < recipe.epochs:
         if recipe.patience is not None and state.epochs_since_best > recipe.patience:
             break
         order_key, augment_key = jax.random.split(jax.random.fold_in(key, state.epoch))
-        order = np.asarray(jax.random.permutation(order_key, len(inputs)))
+        order = np.asarray(jax.random.permutation(order_key, count))
         current, opt_state = state.variables, state.opt_state
         losses = []
-        for number in range(steps_per_epoch(recipe, len(inputs))):
+        for number in range(steps_per_epoch(recipe, count)):
             rows = order[number * batch_size : (number + 1) * batch_size]
+            batch = jax.tree.map(lambda x, rows=rows: x[rows], inputs)
             batch_key = jax.random.fold_in(augment_key, number)
             current, opt_state, value = step(
-                current, opt_state, taught, inputs[rows], labels[rows], batch_key
+                current, opt_state, taught, batch, labels[rows], batch_key
             )
             losses.append(value)
         mean_loss = float(jnp.stack(losses).mean())
@@ -334,6 +355,7 @@ def _step(
     transformation: optax.GradientTransformation,
     recipe: Recipe,
     loss: LossFn,
+    weights: WeightsFn | None,
     teacher: Teacher | None,
     augment: AugmentFn | None,
     variables: Any,
@@ -354,7 +376,10 @@ def _step(
             return value, new
         if recipe.distillation:
             soft = distillation_loss(
-                outputs, teacher.model.apply(taught, inputs), recipe.temperature
+                outputs,
+                teacher.model.apply(taught, inputs),
+                recipe.temperature,
+                None if weights is None else weights(labels),
             )
             value = (1 - recipe.distillation) * value + recipe.distillation * soft
         if recipe.feature_distillation:

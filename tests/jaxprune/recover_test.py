@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -287,3 +289,29 @@ def test_inputs_and_labels_belong_together():
             recover.fine_tune(
                 model, variables, inputs, labels, RECIPE, jax.random.key(0)
             )
+
+
+def test_inputs_may_be_a_tree():
+    """The same numbers in a dictionary train to the same bits."""
+    model = residual_model()
+    in_tree = dataclasses.replace(
+        model,
+        activations={STACK: lambda v, x: model.activations[STACK](v, x["x"])},
+    )
+    variables, (x, y) = model.init(jax.random.key(0)), data()
+    key = jax.random.key(1)
+    expected = recover.fine_tune(model, variables, x, y, RECIPE, key)
+    found = recover.fine_tune(in_tree, variables, {"x": x}, y, RECIPE, key)
+    assert leaves_equal(expected, found)
+
+
+def test_padded_positions_do_not_teach():
+    """Positions of weight zero change nothing, as if they were not there."""
+    student, teacher = np.random.default_rng(0).normal(size=(2, 4, 5, 3))
+    weights = np.arange(5)[None] < np.array([5, 2, 3, 0])[:, None]
+    kept = [
+        recover.distillation_loss(student[row, :n], teacher[row, :n], 2.0) * n
+        for row, n in enumerate((5, 2, 3))
+    ]
+    found = recover.distillation_loss(student, teacher, 2.0, jnp.asarray(weights))
+    np.testing.assert_allclose(found, sum(kept) / 10, rtol=1e-5)

@@ -1,0 +1,123 @@
+"""The rule that chooses which blocks go."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune import baselines, clusters, cost, plan, prunable
+from jaxprune.batches import MaskFn
+from jaxprune.prunable import Prunable, Variables
+
+# (model, variables) -> loss on calibration examples.
+LossFn = Callable[[Prunable, Variables], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How blocks are chosen.
+
+    Attributes:
+        score: cka, or the baseline that removes as many blocks as cka would.
+        clusters: anchored (the paper's rule) or optimal.
+        threshold: similarity that makes a cluster.
+        calibration: batches of inputs, for scores that look at activations.
+        token_masks: by stack, which tokens of a batch count; all by default.
+        loss: after the repair that needs no gradients, for the score of that name.
+        key: of the random choice.
+    """
+
+    score: str
+    clusters: str
+    threshold: float
+    calibration: Sequence[Any]
+    token_masks: Mapping[str, MaskFn]
+    loss: LossFn
+    key: jax.Array
+
+
+def select(
+    rule: Rule,
+    model: Prunable,
+    variables: Variables,
+    matrices: Mapping[str, np.ndarray],
+    stride: int,
+) -> dict[str, tuple[int, ...]]:
+    """Returns the blocks to remove, by stack."""
+    chosen = {
+        stack.name: _by_similarity(rule, stack, variables, matrices[stack.name], stride)
+        for stack in model.stacks
+    }
+    if rule.score == "cka":
+        return chosen
+    return {
+        stack.name: _by_baseline(rule, model, variables, stack, len(chosen[stack.name]))
+        for stack in model.stacks
+    }
+
+
+def _by_similarity(
+    rule: Rule,
+    stack: plan.Stack,
+    variables: Variables,
+    matrix: np.ndarray,
+    stride: int,
+) -> tuple[int, ...]:
+    if rule.clusters == "optimal":
+        params = stack.layouts["params"]
+        assert params is not None
+        costs = [
+            float(cost.count_parameters(block))
+            for block in params.blocks(variables["params"])
+        ]
+        found = clusters.optimal(
+            matrix,
+            rule.threshold,
+            costs,
+            stack.stages,
+            tuple(stack.protected),
+            stride=stride,
+        )
+    else:
+        found = clusters.anchored(matrix, rule.threshold)
+    removed = clusters.removable(found, stride)
+    return tuple(block for block in removed if block not in stack.protected)
+
+
+def _by_baseline(
+    rule: Rule, model: Prunable, variables: Variables, stack: plan.Stack, count: int
+) -> tuple[int, ...]:
+    """Returns as many blocks as CKA would remove, chosen by another rule."""
+    protected = {*stack.protected, 0}
+    if not count:
+        return ()
+    if rule.score == "last":
+        return baselines.last_blocks(stack.num_blocks, count, protected)
+    if rule.score == "random":
+        key = jax.random.fold_in(rule.key, 1000 + stack.num_blocks)
+        return baselines.random_blocks(key, stack.num_blocks, count, protected)
+    if rule.score == "loss":
+
+        def loss(removed: tuple[int, ...]) -> float:
+            made = plan.make_plan(stack, removed)
+            return rule.loss(*prunable.prune(model, variables, made))
+
+        return baselines.greedy_by_loss(loss, stack.num_blocks, count, protected)[-1]
+    cosines = baselines.cosine_state(
+        model.activations[stack.name],
+        variables,
+        rule.calibration,
+        mask_fn=rule.token_masks.get(stack.name),
+    )
+    if rule.score == "block_influence":
+        scores = np.asarray(baselines.block_influence(cosines))
+        return baselines.lowest_scores(scores, count, protected)
+    # A span of neighbours: as long as fits between the blocks that must stay.
+    for length in range(count, 0, -1):
+        try:
+            return baselines.closest_span(cosines, length, protected)
+        except ValueError:
+            continue
+    return ()

@@ -1,0 +1,39 @@
+"""What a model is for: how its outputs are judged and which of its tokens count."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from jaxprune import recover, similarity
+from jaxprune.batches import MaskFn
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The functions that know the meaning of inputs, outputs and labels.
+
+    Attributes:
+        loss: `(outputs, labels) -> []`, the mean over a batch.
+        correct: `(outputs, labels) -> [n]` boolean.
+        weights: of the positions of labels in distillation; equal if None.
+        token_masks: by stack, `inputs -> [n, t]`, False for padding; every position
+            counts in a stack that is not listed.
+        estimator: of similarity.
+    """
+
+    loss: recover.LossFn
+    correct: Callable[[Any, Any], Array]
+    weights: recover.WeightsFn | None = None
+    token_masks: Mapping[str, MaskFn] = dataclasses.field(default_factory=dict)
+    estimator: similarity.Estimator = similarity.DEFAULT_ESTIMATOR
+
+
+def _top_class_is_right(logits: Array, labels: Array) -> Array:
+    return logits.argmax(-1) == labels
+
+
+IMAGE_CLASSIFICATION = Task(recover.cross_entropy, _top_class_is_right)

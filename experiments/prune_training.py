@@ -1,0 +1,112 @@
+"""Training inside a pruning run: with progress, and resumed after each epoch."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import progress
+from experiments.prune_data import Examples
+from experiments.prune_task import Task
+from jaxprune import checkpoints, recover
+from jaxprune.prunable import Prunable, Variables
+
+# Of training state in the workdir.
+DIRECTORY = "training"
+
+
+def train(
+    workdir: pathlib.Path,
+    task: Task,
+    examples: Examples,
+    score: Callable[[Prunable, Variables], float],
+    augment: recover.AugmentFn | None,
+    model: Prunable,
+    variables: Variables,
+    recipe: recover.Recipe,
+    key: jax.Array,
+    *,
+    name: str,
+    mask: Any = None,
+    teacher: recover.Teacher | None = None,
+) -> dict[str, Any]:
+    """Trains, or goes on where an earlier process stopped training of this name.
+
+    Args:
+        workdir: where the state is kept between epochs.
+        task: loss and weights.
+        examples: to learn from.
+        score: higher is better; the best epoch is returned.
+        augment: random change of a batch.
+        model: what to train.
+        variables: where to start.
+        recipe: numbers of the training.
+        key: of order and augmentation.
+        name: tells trainings of one run apart.
+        mask: parameters that are trained, all if None.
+        teacher: to distil from.
+    """
+    path = workdir / DIRECTORY
+    start = recover.init(variables, recipe, len(examples), mask=mask)
+    leaves, structure = jax.tree.flatten(start)
+    resume = None
+    if checkpoints.exists(path) and checkpoints.describe(path)["name"] == name:
+        arrays, facts = checkpoints.load(path)
+        saved = [arrays[f"{i:05d}"] for i in range(len(leaves))]
+        resume = jax.tree.unflatten(structure, saved)._replace(**facts["counters"])
+
+    def save(state: recover.TrainState) -> None:
+        counters = {
+            name: getattr(state, name)
+            for name in ("epoch", "best_score", "epochs_since_best")
+        }
+        arrays = {
+            f"{i:05d}": np.asarray(leaf)
+            for i, leaf in enumerate(jax.tree.leaves(state))
+        }
+        checkpoints.save(path, arrays, {"name": name, "counters": counters})
+
+    done = 0 if resume is None else int(resume.epoch)
+    with progress.Progress(name, recipe.epochs, done=done) as bar:
+        return recover.fine_tune(
+            model,
+            variables,
+            examples.inputs,
+            examples.labels,
+            recipe,
+            key,
+            loss=task.loss,
+            weights=task.weights,
+            mask=mask,
+            teacher=teacher,
+            augment=augment,
+            evaluate=functools.partial(score, model),
+            resume=resume,
+            save=save,
+            on_epoch=lambda epoch: bar.advance(loss=epoch.loss, accuracy=epoch.score),
+        )
+
+
+def augmentation(dataset: str) -> recover.AugmentFn | None:
+    """Returns the usual augmentation: shifts, and mirrors for photographs."""
+    pixels = {"cifar10_jpeg": 4}.get(dataset, 0)
+    return functools.partial(_shift_and_mirror, pixels) if pixels else None
+
+
+def _shift_and_mirror(pixels: int, key: jax.Array, images: jax.Array) -> jax.Array:
+    shift_key, mirror_key = jax.random.split(key)
+    padding = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
+    padded = jnp.pad(images, padding, mode="reflect")
+    starts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * pixels + 1)
+
+    def crop(image: jax.Array, start: jax.Array) -> jax.Array:
+        corner = (start[0], start[1], jnp.int32(0))
+        return jax.lax.dynamic_slice(image, corner, images.shape[1:])
+
+    cropped = jax.vmap(crop)(padded, starts)
+    mirrored = jax.random.bernoulli(mirror_key, shape=(len(images), 1, 1, 1))
+    return jnp.where(mirrored, cropped[:, :, ::-1], cropped)
