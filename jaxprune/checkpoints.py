@@ -177,11 +177,12 @@ def _nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def load_safetensors(path: PathLike) -> dict[str, np.ndarray]:
     """Returns the tensors of a safetensors file, or of all those in a directory.
 
+    Arrays of bfloat16 have jax's type of that name, which NumPy computes with.
+
     Raises:
         ValueError: if there is none, one cannot be read, or two hold the same name.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     path = pathlib.Path(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
@@ -190,7 +191,7 @@ def load_safetensors(path: PathLike) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
-            part = load_file(file)
+            part = _load_file(file)
         except (OSError, SafetensorError) as error:
             reason = f"cannot be read as safetensors: {error}"
             raise ValueError(f"{str(file)!r} {reason}") from error
@@ -198,6 +199,19 @@ def load_safetensors(path: PathLike) -> dict[str, np.ndarray]:
             raise ValueError(f"{str(file)!r} holds {twice[0]!r} a second time")
         tensors.update(part)
     return tensors
+
+
+def _load_file(file: pathlib.Path) -> dict[str, np.ndarray]:
+    from safetensors import safe_open
+
+    # The NumPy side of safetensors does not know bfloat16.
+    with safe_open(file, "np") as plain, safe_open(file, "flax") as with_bfloat16:
+        return {
+            name: np.asarray(with_bfloat16.get_tensor(name))
+            if plain.get_slice(name).get_dtype() == "BF16"
+            else plain.get_tensor(name)
+            for name in plain.keys()  # noqa: SIM118
+        }
 
 
 def save_safetensors(

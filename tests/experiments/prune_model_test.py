@@ -229,4 +229,5 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
         f"--workdir={tmp_path / 'run'}",
     )
     assert result.returncode == 2
-    assert "the weights do not fit the model: 100 missing: layer1.1" in result.stderr
+    assert "layer1.N has depth 1 in the file and 7 in the model" in result.stderr
+    assert "100 missing: layer1.1" in result.stderr
