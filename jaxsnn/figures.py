@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from jaxsnn import search_space
 from jaxsnn.sat import replay
-from jaxsnn.sat.spec import IntegerNetwork
+from jaxsnn.sat.response import changes
+from jaxsnn.sat.spec import Conv2D, Dense, IntegerNetwork, Layer
 
 _EARLY_IS_DARK = "viridis"
 
@@ -138,7 +139,7 @@ def weight_histograms(network: IntegerNetwork) -> Figure:
     panels = figure.subplots(1, len(layers), squeeze=False)[0]
     for depth, (axes, layer) in enumerate(zip(panels, layers, strict=True)):
         synapses = layer.synapses()
-        weights = synapses.weights
+        weights = _weights(layer)
         width = max(1, int(np.ptp(weights)) // 60) if len(weights) else 1
         edges = np.arange(weights.min(initial=0), weights.max(initial=0) + 2 * width)
         axes.hist(weights, bins=edges[::width] - 0.5, color="C0")
@@ -149,6 +150,12 @@ def weight_histograms(network: IntegerNetwork) -> Figure:
         axes.set_xlabel("weight")
     panels[0].set_ylabel("synapses")
     return figure
+
+
+def _weights(layer: Layer) -> np.ndarray:
+    """One weight a synapse, of which a response makes one a change."""
+    steps = changes(layer.response) if isinstance(layer, Dense | Conv2D) else [(0, 1)]
+    return layer.synapses().weights[:: len(steps)] // steps[0][1]
 
 
 def perturbation_spaces(num_inputs: int, budget: int, most_steps: int) -> Figure:

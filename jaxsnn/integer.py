@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsnn.sat.response import STEP
 from jaxsnn.sat.spec import (
     MAX_EXACT_SUM,
     Conv2D,
@@ -23,7 +24,8 @@ from jaxsnn.sat.spec import (
     Layer,
 )
 
-SCHEMA_VERSION = 1
+# Version 2 adds responses and delays; networks without them are written as version 1.
+SCHEMA_VERSION = 2
 
 # The networks published with arXiv 2408.10900 (S4NN rule, arXiv 1910.09495) have
 # this threshold in every layer and do not store it.
@@ -114,7 +116,7 @@ def save(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
         described.append(facts)
         arrays |= {f"{name}_{depth}": value for name, value in parameters.items()}
     spec = {
-        "schema": SCHEMA_VERSION,
+        "schema": 2 if any("response" in facts for facts in described) else 1,
         "num_steps": network.num_steps,
         "scale": network.scale,
         "layers": described,
@@ -175,8 +177,8 @@ def load(
 def _describe(layer: Layer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     match layer:
         case Dense():
+            facts: dict[str, Any] = {"kind": "dense"}
             arrays = {"weights": layer.weights, "thresholds": layer.thresholds}
-            return {"kind": "dense"}, arrays
         case Conv2D():
             facts = {
                 "kind": "conv2d",
@@ -184,7 +186,7 @@ def _describe(layer: Layer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 "strides": layer.strides,
                 "padding": layer.padding,
             }
-            return facts, {"weights": layer.kernel, "thresholds": layer.thresholds}
+            arrays = {"weights": layer.kernel, "thresholds": layer.thresholds}
         case EarliestPool2D():
             facts = {
                 "kind": "earliest_pool2d",
@@ -193,7 +195,13 @@ def _describe(layer: Layer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 "strides": layer.strides,
             }
             return facts, {}
-    raise ValueError(f"{type(layer).__name__} has no place in the file format")
+        case _:
+            raise ValueError(f"{type(layer).__name__} has no place in the file format")
+    if layer.response != STEP or layer.delays is not None:
+        facts["response"] = layer.response
+    if layer.delays is not None:
+        arrays["delays"] = layer.delays
+    return facts, arrays
 
 
 def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerNetwork:
@@ -215,13 +223,17 @@ def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerN
 
     layers: list[Layer] = []
     for depth, facts in enumerate(spec["layers"]):
+        options: dict[str, Any] = {
+            "response": tuple(facts.get("response", STEP)),
+            "delays": arrays.get(f"delays_{depth}"),
+        }
         match facts["kind"]:
             case "dense":
                 weights, thresholds = (
                     arrays[f"weights_{depth}"],
                     arrays[f"thresholds_{depth}"],
                 )
-                layers.append(Dense(weights, thresholds))
+                layers.append(Dense(weights, thresholds, **options))
             case "conv2d":
                 rows, columns = facts["padding"]
                 layers.append(
@@ -231,6 +243,7 @@ def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerN
                         triple(facts["input_shape"]),
                         pair(facts["strides"]),
                         (pair(rows), pair(columns)),
+                        **options,
                     )
                 )
             case "earliest_pool2d":

@@ -46,6 +46,10 @@ def to_graph(network: IntegerNetwork) -> nir.NIRGraph:
                 f"layer {depth} is a {type(layer).__name__}, which NIR cannot express "
                 "for spike times; train with strides instead"
             )
+        if not layer.synapses().instant:
+            raise ValueError(
+                f"layer {depth} has delays or a response that NIR cannot express"
+            )
         weights, thresholds = _dense_form(layer)
         nodes[f"weights_{depth}"] = nir.Linear(weights.astype(np.float64))
         nodes[f"neurons_{depth}"] = nir.IF(

@@ -1,10 +1,12 @@
 """The exact simulator on the accelerator: one example, `vmap` outside.
 
 Weights and sums are integers below 2^24 held in float32, one factor of each product
-is 0 or 1, and products run at the highest precision: the results are exact integer
-arithmetic on CPU, GPU and TPU, equal to `jaxsnn.sat.replay` bit for bit.
+is a response to a spike (0 or 1, unless the layer has another), and products run at the
+highest precision: the results are exact integer arithmetic on CPU, GPU and TPU, equal
+to `jaxsnn.sat.replay` bit for bit.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsnn.sat.response import STEP, Response, changes
 from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork, Layer
 
 
@@ -23,27 +26,32 @@ class Weights(NamedTuple):
 
     weights: jax.Array  # [N, D] or [KH, KW, C, F] float32 integers
     thresholds: jax.Array  # [N] or [F] float32 integers
+    delays: jax.Array  # like the weights, int32; empty if there are none
 
 
 def device_weights(network: IntegerNetwork) -> tuple[Weights, ...]:
     """Returns the weights of every layer as float32 arrays of exact integers."""
 
     def convert(layer: Layer) -> Weights:
+        delays = np.zeros(0)
         if isinstance(layer, Dense):
             arrays = layer.weights, layer.thresholds
         elif isinstance(layer, Conv2D):
             arrays = layer.kernel, layer.thresholds
         else:
             arrays = np.zeros(0), np.zeros(0)
-        return Weights(*(jnp.asarray(array, jnp.float32) for array in arrays))
+        if isinstance(layer, Dense | Conv2D) and layer.delays is not None:
+            delays = layer.delays
+        weights, thresholds = (jnp.asarray(array, jnp.float32) for array in arrays)
+        return Weights(weights, thresholds, jnp.asarray(delays, jnp.int32))
 
     return tuple(convert(layer) for layer in network.layers)
 
 
 def potentials(layer: Layer, weights: Weights, arrived: jax.Array) -> jax.Array:
-    """Returns membrane potentials from the spikes that have arrived.
+    """Returns membrane potentials from the spikes that have been sent.
 
-    Linear in both arguments, so that bounds reuse it with signed parts of the weights.
+    Linear in the weights and in the spikes, which need not be 0 or 1.
 
     Args:
       layer: static facts of the layer.
@@ -53,10 +61,77 @@ def potentials(layer: Layer, weights: Weights, arrived: jax.Array) -> jax.Array:
     Returns:
       `[T, N]` float32 integers.
     """
+    if not is_instant(layer):
+        arrived = respond(layer, arrived)
+    delays = distinct_delays(layer)
+    parts = [
+        weighted_sums(layer, delayed_by(weights, delay), later(arrived, delay))
+        for delay in delays
+    ]
+    return functools.reduce(jnp.add, parts)
+
+
+def is_instant(layer: Layer) -> bool:
+    """Whether every spike of a layer counts at once and for ever."""
+    return isinstance(layer, EarliestPool2D) or (
+        isinstance(layer, Dense | Conv2D)
+        and layer.response == STEP
+        and layer.delays is None
+    )
+
+
+def distinct_delays(layer: Layer) -> tuple[int, ...]:
+    """Returns the delays that synapses of a layer have, static."""
+    if not isinstance(layer, Dense | Conv2D) or layer.delays is None:
+        return (0,)
+    return tuple(np.unique(layer.delays).tolist())
+
+
+def delayed_by(weights: Weights, delay: int) -> Weights:
+    """Returns the weights with zeros where a synapse has another delay."""
+    if weights.delays.size == 0:
+        return weights
+    kept = jnp.where(weights.delays == delay, weights.weights, 0.0)
+    return weights._replace(weights=kept)
+
+
+def later(values: jax.Array, steps: int) -> jax.Array:
+    """Returns `[T, ...]` values moved to so many steps later; zeros come first."""
+    if steps == 0:
+        return values
+    return jnp.zeros_like(values).at[steps:].set(values[: max(len(values) - steps, 0)])
+
+
+def respond(layer: Layer, arrived: jax.Array) -> jax.Array:
+    """Returns `[T, D]` responses to spikes that have been sent by each step."""
+    assert isinstance(layer, Dense | Conv2D)
+    if layer.response == STEP:
+        return arrived
+    return jnp.matmul(
+        response_matrix(layer.response, len(arrived)), arrived, precision="highest"
+    )
+
+
+def response_matrix(response: Response, num_steps: int) -> np.ndarray:
+    """Returns `[T, T]` float32: what a spike sent by step `h` changes at step `t`.
+
+    >>> response_matrix((2, 1), 3)
+    array([[ 2.,  0.,  0.],
+           [-1.,  2.,  0.],
+           [ 0., -1.,  2.]], dtype=float32)
+    """
+    matrix = np.zeros((num_steps, num_steps), np.float32)
+    for lag, change in changes(response):
+        matrix += change * np.eye(num_steps, k=-lag, dtype=np.float32)
+    return matrix
+
+
+def weighted_sums(layer: Layer, weights: Weights, values: jax.Array) -> jax.Array:
+    """Returns `[M, N]` sums of `[M, D]` values over the synapses of each neuron."""
     if isinstance(layer, Dense):
-        return jnp.matmul(arrived, weights.weights.T, precision="highest")
+        return jnp.matmul(values, weights.weights.T, precision="highest")
     if isinstance(layer, Conv2D):
-        images = arrived.reshape((len(arrived), *layer.input_shape))
+        images = values.reshape((len(values), *layer.input_shape))
         sums = jax.lax.conv_general_dilated(
             images,
             weights.weights,
@@ -65,9 +140,9 @@ def potentials(layer: Layer, weights: Weights, arrived: jax.Array) -> jax.Array:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=jax.lax.Precision.HIGHEST,
         )
-        return sums.reshape(len(arrived), -1)
+        return sums.reshape(len(values), -1)
     if isinstance(layer, EarliestPool2D):
-        images = arrived.reshape((len(arrived), *layer.input_shape))
+        images = values.reshape((len(values), *layer.input_shape))
         sums = jax.lax.reduce_window(
             images,
             jnp.float32(0),
@@ -76,7 +151,7 @@ def potentials(layer: Layer, weights: Weights, arrived: jax.Array) -> jax.Array:
             (1, *layer.strides, 1),
             "VALID",
         )
-        return sums.reshape(len(arrived), -1)
+        return sums.reshape(len(values), -1)
     raise ValueError(f"no simulator for {type(layer).__name__}")
 
 

@@ -2,7 +2,8 @@
 
 Spike steps are written in order literals `s <= t`. A neuron's literals follow its
 latch, `(s <= t) <=> (s <= t-1) or V(t - delay) > theta`, and each crossing is one
-reified pseudo-Boolean constraint (arXiv 2408.10900, conditions 3 to 6). Only what
+reified pseudo-Boolean constraint (arXiv 2408.10900, conditions 3 to 6); a delayed
+synapse asks for an earlier literal of its input. Only what
 can influence a comparison of output spikes is encoded, and what the intervals
 decide already is a constant.
 """
@@ -101,9 +102,9 @@ class _Encoder:
         layer = self.network.layers[depth - 1]
         rows = self.synapses[depth - 1]
         row = slice(rows.starts[neuron], rows.starts[neuron + 1])
-        sources, weights = rows.inputs[row], rows.weights[row]
-        early = self.levels[depth - 1].low[sources]
-        late = self.levels[depth - 1].high[sources]
+        sources, weights, delays = rows.inputs[row], rows.weights[row], rows.delays[row]
+        early = self.levels[depth - 1].low[sources] + delays
+        late = self.levels[depth - 1].high[sources] + delays
         low = int(self.levels[depth].low[neuron])
         start = self.encoded_until.get((depth, neuron), low)
         for free in range(start, step + 1):
@@ -112,7 +113,10 @@ class _Encoder:
             undecided = np.flatnonzero(possible & ~certain)
             crossing = self.problem.at_least(
                 [
-                    (int(weights[k]), self.spiked(depth - 1, int(sources[k]), cause))
+                    (
+                        int(weights[k]),
+                        self.spiked(depth - 1, int(sources[k]), cause - int(delays[k])),
+                    )
                     for k in undecided
                 ],
                 int(rows.thresholds[neuron]) + 1 - int(weights[certain].sum()),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsnn.sat import contributions
 from jaxsnn.sat.query import Query
 from jaxsnn.sat.spec import IntegerNetwork, Layer
 
@@ -75,6 +76,8 @@ def _potentials(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest potentials `[N, T]` when each input moves in its interval."""
     synapses = layer.synapses()
+    if not synapses.instant:
+        return contributions.potential_range(layer, inputs.low, inputs.high, num_steps)
     early, late = inputs.low[synapses.inputs], inputs.high[synapses.inputs]
     excites = synapses.weights > 0
     lowest = np.where(excites, late, early)
@@ -97,6 +100,9 @@ def input_potentials(
     if query.max_total_shift is None and query.max_changed is None:
         return lowest, highest
     synapses = layer.synapses()
+    if not synapses.instant:
+        least, most = contributions.within_budget(layer, query, num_steps)
+        return np.maximum(lowest, least), np.minimum(highest, most)
     clean = _accumulate(
         layer, query.spike_steps[synapses.inputs], synapses.weights, num_steps
     )

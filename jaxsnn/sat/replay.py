@@ -18,12 +18,18 @@ def potentials(layer: Layer, spike_steps: np.ndarray, num_steps: int) -> np.ndar
       num_steps: `T`.
 
     Returns:
-      `[N, T]` int64: `V_n(t)`, the sum of the weights of all spikes up to `t`.
+      `[N, T]` int64: `V_n(t)`, the sum of the weights of all spikes that have arrived
+      by `t`.
     """
     synapses = layer.synapses()
     arrivals = np.zeros((layer.num_outputs, num_steps), np.int64)
-    steps = np.asarray(spike_steps)[synapses.inputs]
-    np.add.at(arrivals, (synapses.neurons, steps), synapses.weights)
+    steps = np.asarray(spike_steps)[synapses.inputs] + synapses.delays
+    in_time = steps < num_steps
+    np.add.at(
+        arrivals,
+        (synapses.neurons[in_time], steps[in_time]),
+        synapses.weights[in_time],
+    )
     return np.cumsum(arrivals, axis=1)
 
 

@@ -11,35 +11,30 @@ layer takes `fire` as its `s`. The class is the output that fires first, the low
 index first. (arXiv 2408.10900, with the strict comparison of the published
 simulator.)
 
+Two options stay linear in "input i has spiked by step t". A synapse may have a delay
+`d[n, i]`, counted in whole steps, and a layer a response `kappa` to each spike:
+
+    V_n(t)  = sum over inputs i of w[n, i] kappa(t - s_i - d[n, i])
+
+with `kappa(u) = 0` before the spike arrives; by default `d = 0` and `kappa = 1`. As
+sparse synapses this is several of one input, delayed each by so much
+(`jaxsnn.sat.response`).
+
 A layer is any object with `num_inputs`, `num_outputs`, `delay` and `synapses()`;
 everything that verifies works on the sparse `Synapses` alone.
 """
 
 import dataclasses
 import functools
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from jaxsnn.sat.response import STEP, Response, canonical, peak
+from jaxsnn.sat.synapses import Synapses, patches, sparse_rows
+
 # Products of a float32 weight and a 0/1 spike stay exact integers below this sum.
 MAX_EXACT_SUM = 2**24
-
-
-class Synapses(NamedTuple):
-    """Incoming connections of a layer's neurons, one row a neuron.
-
-    The synapses of neuron `n` are the positions `starts[n]:starts[n + 1]`.
-    """
-
-    starts: np.ndarray  # [N + 1] int64
-    inputs: np.ndarray  # [S] int64, index of the presynaptic neuron
-    weights: np.ndarray  # [S] int64
-    thresholds: np.ndarray  # [N] int64
-
-    @property
-    def neurons(self) -> np.ndarray:
-        """Index of the postsynaptic neuron of each synapse, `[S]` int64."""
-        return np.repeat(np.arange(len(self.thresholds)), np.diff(self.starts))
 
 
 class Layer(Protocol):
@@ -73,14 +68,29 @@ def _integers(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _check_exact(weights_sum: np.ndarray, thresholds: np.ndarray) -> None:
-    load = weights_sum + np.abs(thresholds)
+def _check_exact(
+    weights_sum: np.ndarray, thresholds: np.ndarray, response: Response
+) -> None:
+    load = weights_sum * peak(response) + np.abs(thresholds)
     if load.size and load.max() >= MAX_EXACT_SUM:
         neuron = int(load.argmax())
+        sums = "sum |w|" if response == STEP else f"sum |w| * {peak(response)}"
         raise ValueError(
-            f"neuron {neuron}: sum |w| + |theta| = {int(load.max())} is not below "
+            f"neuron {neuron}: {sums} + |theta| = {int(load.max())} is not below "
             f"2^24 = {MAX_EXACT_SUM}, so float32 would round; use fewer fractional bits"
         )
+
+
+def _delays(delays: np.ndarray | None, weights: np.ndarray) -> np.ndarray | None:
+    if delays is None:
+        return None
+    steps = _integers("delays", delays, weights.ndim)
+    if steps.shape != weights.shape or steps.min(initial=0) < 0:
+        raise ValueError(
+            f"delays of shape {steps.shape}, the shortest {steps.min(initial=0)}; they "
+            f"must be 0 or more, one a weight {weights.shape}"
+        )
+    return steps if steps.any() else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,14 +100,24 @@ class Dense:
     Attributes:
       weights: `[N, D]` integers.
       thresholds: `[N]` integers, compared strictly.
+      response: of a potential to a spike, `kappa(0), kappa(1), ...`; the last value
+        stays (`jaxsnn.sat.response` has leak, ramp and alpha).
+      delays: `[N, D]` whole steps of each synapse, or None for none.
 
     Raises:
-      ValueError: shapes that do not fit, other types than integers, or a neuron whose
-        sums could leave the exact range of float32 (named).
+      ValueError: shapes that do not fit, other types than integers, negative delays,
+        or a neuron whose sums could leave the exact range of float32 (named).
+
+    >>> from jaxsnn.sat import replay
+    >>> layer = Dense(np.array([[3]]), np.array([4]), response=(2, 1, 0))
+    >>> replay.potentials(layer, np.array([1]), num_steps=6)
+    array([[0, 6, 3, 0, 0, 0]])
     """
 
     weights: np.ndarray
     thresholds: np.ndarray
+    response: Response = STEP
+    delays: np.ndarray | None = None
     delay: int = dataclasses.field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -107,9 +127,12 @@ class Dense:
             raise ValueError(
                 f"weights of {len(weights)} neurons, but {len(thresholds)} thresholds"
             )
-        _check_exact(np.abs(weights).sum(axis=1), thresholds)
+        response = canonical(self.response)
+        _check_exact(np.abs(weights).sum(axis=1), thresholds, response)
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "thresholds", thresholds)
+        object.__setattr__(self, "response", response)
+        object.__setattr__(self, "delays", _delays(self.delays, weights))
 
     @property
     def num_inputs(self) -> int:
@@ -127,13 +150,9 @@ class Dense:
 
     @functools.cached_property
     def _synapses(self) -> Synapses:
-        neurons, inputs = np.nonzero(self.weights)
-        starts = np.searchsorted(neurons, np.arange(self.num_outputs + 1))
-        return Synapses(
-            starts=starts.astype(np.int64),
-            inputs=inputs.astype(np.int64),
-            weights=self.weights[neurons, inputs],
-            thresholds=self.thresholds,
+        inputs = np.broadcast_to(np.arange(self.num_inputs), self.weights.shape)
+        return sparse_rows(
+            inputs, self.weights, self.thresholds, self.response, self.delays
         )
 
 
@@ -148,6 +167,8 @@ class Conv2D:
       strides: `(rows, columns)`.
       padding: zeros before and after, `((top, bottom), (left, right))`; a padded
         position has no synapse.
+      response: as in `Dense`.
+      delays: `[KH, KW, C, F]` whole steps, one a weight of the kernel, or None.
     """
 
     kernel: np.ndarray
@@ -155,6 +176,8 @@ class Conv2D:
     input_shape: tuple[int, int, int]
     strides: tuple[int, int] = (1, 1)
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    response: Response = STEP
+    delays: np.ndarray | None = None
     delay: int = dataclasses.field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -170,9 +193,12 @@ class Conv2D:
                 f"kernel {kernel.shape} with strides {self.strides} leaves nothing of "
                 f"input {self.input_shape}"
             )
-        _check_exact(np.abs(kernel).sum(axis=(0, 1, 2)), thresholds)
+        response = canonical(self.response)
+        _check_exact(np.abs(kernel).sum(axis=(0, 1, 2)), thresholds, response)
         object.__setattr__(self, "kernel", kernel)
         object.__setattr__(self, "thresholds", thresholds)
+        object.__setattr__(self, "response", response)
+        object.__setattr__(self, "delays", _delays(self.delays, kernel))
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
@@ -207,19 +233,25 @@ class Conv2D:
     def _synapses(self) -> Synapses:
         height, width, features = self.output_shape
         taps_h, taps_w, channels, _ = self.kernel.shape
-        patches = _patches(
+        taps = patches(
             self.input_shape, (taps_h, taps_w), self.strides, self.padding
         )  # [H', W', KH, KW], position of the tap or -1
-        inputs = patches[..., None] * channels + np.arange(channels)
-        inside = np.broadcast_to(patches[..., None] >= 0, inputs.shape)
+        inputs = taps[..., None] * channels + np.arange(channels)
+        inside = np.broadcast_to(taps[..., None] >= 0, inputs.shape)
         shape = (height, width, features, taps_h, taps_w, channels)
         inputs = np.broadcast_to(inputs[:, :, None], shape)
         inside = np.broadcast_to(inside[:, :, None], shape)
-        weights = np.broadcast_to(np.moveaxis(self.kernel, 3, 0), shape)
-        return _sparse_rows(
+
+        def at_every_position(kernel: np.ndarray) -> np.ndarray:
+            taps = np.broadcast_to(np.moveaxis(kernel, 3, 0), shape)
+            return np.where(inside, taps, 0).reshape(self.num_outputs, -1)
+
+        return sparse_rows(
             inputs.reshape(self.num_outputs, -1),
-            np.where(inside, weights, 0).reshape(self.num_outputs, -1),
+            at_every_position(self.kernel),
             np.tile(self.thresholds, height * width),
+            self.response,
+            None if self.delays is None else at_every_position(self.delays),
         )
 
 
@@ -275,38 +307,12 @@ class EarliestPool2D:
     @functools.cached_property
     def _synapses(self) -> Synapses:
         height, width, channels = self.output_shape
-        patches = _patches(
-            self.input_shape, self.window, self.strides, ((0, 0), (0, 0))
-        )
-        corners = (patches * channels).reshape(height, width, 1, -1)
+        taps = patches(self.input_shape, self.window, self.strides, ((0, 0), (0, 0)))
+        corners = (taps * channels).reshape(height, width, 1, -1)
         inputs = corners + np.arange(channels)[:, None]
         inputs = inputs.reshape(self.num_outputs, -1)
         thresholds = np.zeros(self.num_outputs, np.int64)
-        return _sparse_rows(inputs, np.ones_like(inputs), thresholds)
-
-
-def _patches(
-    input_shape: tuple[int, int, int],
-    window: tuple[int, int],
-    strides: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-) -> np.ndarray:
-    """Positions `row * W + column` under each window, -1 in the padding."""
-    positions = np.arange(input_shape[0] * input_shape[1], dtype=np.int64)
-    grid = np.pad(
-        positions.reshape(input_shape[:2]), padding, constant_values=np.int64(-1)
-    )
-    views = np.lib.stride_tricks.sliding_window_view(grid, window)
-    return views[:: strides[0], :: strides[1]]
-
-
-def _sparse_rows(
-    inputs: np.ndarray, weights: np.ndarray, thresholds: np.ndarray
-) -> Synapses:
-    """Drops zero weights of `[N, K]` inputs and weights."""
-    kept = weights != 0
-    starts = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-    return Synapses(starts, inputs[kept], weights[kept], thresholds)
+        return sparse_rows(inputs, np.ones_like(inputs), thresholds)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -358,4 +364,13 @@ class IntegerNetwork:
         this step reaches the outputs no sooner than the forced spike at `T - 1`; all
         such times, and silence, are one value.
         """
-        return self.num_steps - 2 - sum(layer.delay for layer in self.layers[depth:])
+        return self.num_steps - 2 - sum(self._latencies[depth:])
+
+    @functools.cached_property
+    def _latencies(self) -> tuple[int, ...]:
+        """The fewest steps in which a spike can pass through each layer."""
+        return tuple(
+            layer.delay + int(delays.min() if delays.size else 0)
+            for layer in self.layers
+            for delays in [layer.synapses().delays]
+        )

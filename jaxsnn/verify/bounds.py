@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import simulate
-from jaxsnn.sat.spec import Layer
+from jaxsnn.sat.spec import Conv2D, Dense, Layer
+from jaxsnn.verify import delayed_bounds
 
 
 class Ball(NamedTuple):
@@ -104,6 +105,8 @@ def _potentials(
     layer: Layer, arrays: simulate.Weights, inputs: Interval, num_steps: int
 ) -> tuple[jax.Array, jax.Array]:
     """Lowest and highest potentials `[T, N]` when inputs move in their intervals."""
+    if isinstance(layer, Dense | Conv2D) and not simulate.is_instant(layer):
+        return delayed_bounds.potential_range(layer, arrays, *inputs, num_steps)
     possible = _arrived(inputs.low, num_steps)
     certain = _arrived(inputs.high, num_steps)
     if arrays.weights.size == 0:  # pooling: all weights are one
@@ -133,9 +136,22 @@ def _within_budget(
 ) -> tuple[jax.Array, jax.Array]:
     """Tightens potentials `[T, N]` of the first layer to the budgets."""
     clean = simulate.potentials(layer, arrays, _arrived(ball.spike_steps, num_steps))
+    if isinstance(layer, Dense | Conv2D) and not simulate.is_instant(layer):
+        windows = ball.spike_steps, ball.low, ball.high
+        for most, budget, by_distance in (
+            (limits.max_total_shift, ball.max_total_shift, True),
+            (limits.max_changed, ball.max_changed, False),
+        ):
+            if most is not None:
+                rise, fall = delayed_bounds.best_changes(
+                    layer, arrays, windows, most, num_steps, by_distance
+                )
+                lowest = jnp.maximum(lowest, clean - fall[budget])
+                highest = jnp.minimum(highest, clean + rise[budget])
+        return lowest, highest
     # Unit changes of every input, propagated: the dense weights of any linear layer.
     units = jnp.eye(len(ball.spike_steps), dtype=jnp.float32)
-    columns = simulate.potentials(layer, arrays, units)  # [D, N]
+    columns = simulate.weighted_sums(layer, arrays, units)  # [D, N]
 
     losses = jnp.full(clean.shape, jnp.inf, jnp.float32)
     gains = losses

@@ -61,12 +61,15 @@ def first_layer(network: IntegerNetwork, quotient: Quotient) -> simulate.Weights
     )
     rows = len(quotient.inputs)
     thresholds = jnp.broadcast_to(arrays.thresholds, (rows, *arrays.thresholds.shape))
+    delays = jnp.broadcast_to(arrays.delays, (rows, *arrays.delays.shape))
     if not isinstance(network.layers[0], Dense):
         weights = jnp.broadcast_to(arrays.weights, (rows, *arrays.weights.shape))
-        return simulate.Weights(weights, thresholds)
+        return simulate.Weights(weights, thresholds, delays)
     weights = jnp.moveaxis(arrays.weights[:, quotient.inputs], 1, 0)  # [B, N, K]
     weights = jnp.where(quotient.valid[:, None, :], weights, 0.0)
-    return simulate.Weights(weights, thresholds)
+    if arrays.delays.size:
+        delays = jnp.moveaxis(arrays.delays[:, quotient.inputs], 1, 0)
+    return simulate.Weights(weights, thresholds, delays)
 
 
 def balls(network: IntegerNetwork, queries: Sequence[Query], kept: Quotient) -> Ball:

@@ -1,5 +1,7 @@
 """Files and rounding at the trust boundary."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,29 @@ def test_own_files_round_trip_exactly(tmp_path):
     # Dense weights stand under the published names, as [out, in].
     with np.load(path) as archive:
         assert archive["weights_2"].shape == (2, network.layers[2].num_inputs)
+
+
+def test_responses_and_delays_round_trip_as_the_next_schema(tmp_path):
+    conv, pool, dense = conv_network().layers
+    conv = Conv2D(
+        conv.kernel,
+        conv.thresholds,
+        conv.input_shape,
+        padding=conv.padding,
+        response=(3, 1, 0),
+        delays=np.arange(12).reshape(2, 2, 1, 3) % 3,
+    )
+    dense = Dense(dense.weights, dense.thresholds, response=(1, 2))
+    path = tmp_path / "network.npz"
+    integer.save(path, IntegerNetwork((conv, pool, dense), 9))
+    restored = integer.load(path)
+    for before, after in zip((conv, pool, dense), restored.layers, strict=True):
+        for a, b in zip(before.synapses(), after.synapses(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for network, schema in ((restored, 2), (conv_network(), 1)):
+        integer.save(path, network)
+        with np.load(path) as archive:
+            assert json.loads(str(archive["spec"]))["schema"] == schema
 
 
 def test_s4nn_files_are_rounded_at_threshold_100(tmp_path):

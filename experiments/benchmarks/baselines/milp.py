@@ -145,6 +145,8 @@ def _add_layer(
     program: _Program, layer: Layer, inputs: list[_Spikes], num_steps: int
 ) -> list[_Spikes]:
     rows = layer.synapses()
+    if not rows.instant:
+        raise ValueError("this baseline knows no delays and no responses in time")
     return [
         _add_neuron(program, rows, neuron, layer.delay, inputs, num_steps)
         for neuron in range(layer.num_outputs)

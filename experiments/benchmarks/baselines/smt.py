@@ -89,6 +89,8 @@ def _add_layer(
     None if the deadline passes meanwhile.
     """
     rows = layer.synapses()
+    if not rows.instant:
+        raise ValueError("this baseline knows no delays and no responses in time")
     last = num_steps - 1
     arrived: dict[tuple[int, int], z3.BoolRef] = {}
     times = []

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsnn.sat.check import delayed
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.query import Query, Tie
 from jaxsnn.sat.spec import IntegerNetwork, Layer
@@ -46,14 +47,22 @@ def check_intervals(
             layer.num_outputs,
         ):
             raise ProofError(f"layer {depth}: intervals of another number of neurons")
-        weights = _dense(layer)
+        instant = layer.synapses().instant
+        weights = _dense(layer) if instant else np.zeros((0, 0), np.int64)
+        added = [] if instant else delayed.added_after(layer, network.num_steps)
         thresholds = layer.synapses().thresholds
         surely = np.full(layer.num_outputs, last)
         too_early = np.zeros(layer.num_outputs, bool)
         for step in range(network.num_steps):
-            lowest, highest = _potentials(weights, before, step)
-            if depth == 0:
-                lowest, highest = _budgeted(weights, query, step, lowest, highest)
+            if instant:
+                lowest, highest = _potentials(weights, before, step)
+                if depth == 0:
+                    lowest, highest = _budgeted(weights, query, step, lowest, highest)
+            else:
+                lowest, highest = delayed.extremes(added, *before, step)
+                if depth == 0:
+                    bounds = delayed.budgeted(added, query, step, lowest, highest)
+                    lowest, highest = bounds
             spike = min(step + layer.delay, last)
             too_early |= (highest > thresholds) & (spike < claim.low)
             surely = np.where(lowest > thresholds, np.minimum(surely, spike), surely)

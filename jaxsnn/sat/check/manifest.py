@@ -91,11 +91,13 @@ def network_digest(network: IntegerNetwork) -> str:
     rows = [layer.synapses() for layer in network.layers]
     shapes = [
         [layer.num_inputs, layer.num_outputs, layer.delay, len(row.weights)]
+        + ([] if row.instant else ["delays"])
         for layer, row in zip(network.layers, rows, strict=True)
     ]
     digest.update(to_json({"num_steps": network.num_steps, "layers": shapes}))
     for row in rows:
-        for array in row:
+        # Without delays the digest is what it was before there were any.
+        for array in row[:-1] if row.instant else row:
             digest.update(np.ascontiguousarray(array, "<i8").tobytes())
     return digest.hexdigest()
 
