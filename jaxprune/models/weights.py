@@ -84,17 +84,23 @@ def unused(*patterns: str) -> list[Entry]:
     return [Entry(pattern, ()) for pattern in patterns]
 
 
-def prefixed(prefix: str, table: Table) -> list[Entry]:
-    """Returns entries with a prefix before all names, which a file may leave out.
+def prefixed(prefix: str, table: Table, *, write: bool = True) -> list[Entry]:
+    """Returns entries that are read with and without a prefix before their names.
+
+    Args:
+        prefix: such as `bert.`.
+        table: entries without the prefix.
+        write: whether the prefix is written.
 
     >>> prefixed("bert.", dense("pooler.dense", "pooler"))[0][::3]
     ('bert.pooler.dense.weight', ('pooler.dense.weight',))
     """
     result = []
     for entry in table:
-        names = (entry.name, *entry.aliases)
-        first, *others = [prefix + name for name in names]
-        aliases = (*others, *names) if entry.path else ()
+        plain = [entry.name, *entry.aliases]
+        longer = [prefix + name for name in plain]
+        first, *others = longer + plain if write else plain + longer
+        aliases = tuple(others) if entry.path else ()
         result.append(entry._replace(name=first, aliases=aliases))
     return result
 

@@ -1,0 +1,63 @@
+"""What the encoders for text and for images have in common: attention and MLP."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+
+Array = jax.Array
+
+# Named as in published configurations.
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
+    """Returns a LayerNorm whose variance is that of the centred values."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
+
+
+class SelfAttention(nn.Module):
+    """Every position attends to all positions that count."""
+
+    num_heads: int
+    use_bias: bool = True  # of queries, keys and values
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        """Maps `[B, S, D]` to the same.
+
+        Args:
+            x: `[B, S, D]`.
+            mask: `[B, S]` boolean, False for positions that nobody attends to.
+        """
+        batch, length, width = x.shape
+        heads = (batch, length, self.num_heads, width // self.num_heads)
+        query, key, value = (
+            nn.Dense(width, use_bias=self.use_bias, name=name)(x).reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        if mask is not None:
+            mask = mask[:, None, None, :]
+        y = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return nn.Dense(width, name="output")(y.reshape(x.shape))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a nonlinearity between, at each position."""
+
+    intermediate_size: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[B, S, D]` to the same."""
+        y = nn.Dense(self.intermediate_size, name="hidden")(x)
+        y = ACTIVATIONS[self.activation](y)
+        return nn.Dense(x.shape[-1], name="output")(y)

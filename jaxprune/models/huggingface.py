@@ -1,0 +1,99 @@
+"""Reading `config.json` of Hugging Face models, and writing it for a pruned one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+JsonObject = Mapping[str, Any]
+
+
+def require(config: JsonObject, allowed: Mapping[str, Sequence[Any]]) -> None:
+    """Refuses a configuration that asks for what a model here does not do.
+
+    Args:
+        config: as in `config.json`.
+        allowed: by key, the values that are fine; the first stands for a missing key.
+
+    Raises:
+        ValueError: naming each key whose value is another one.
+
+    >>> require({"is_decoder": True}, {"is_decoder": (False,)})
+    Traceback (most recent call last):
+    ValueError: this configuration is not supported: is_decoder is True, not False
+    """
+    told = [
+        f"{key} is {value!r}, not {' or '.join(map(repr, values))}"
+        for key, values in allowed.items()
+        if (value := config.get(key, values[0])) not in values
+    ]
+    if told:
+        raise ValueError(f"this configuration is not supported: {'; '.join(told)}")
+
+
+def number(config: JsonObject, key: str, default: Any = None) -> Any:
+    """Returns a value of a configuration; missing or null, the default.
+
+    Raises:
+        ValueError: if it has neither a value nor a default.
+    """
+    value = config.get(key)
+    if value is None:
+        value = default
+    if value is None:
+        raise ValueError(f"the configuration has no {key!r}")
+    return value
+
+
+def num_labels(config: JsonObject) -> int:
+    """Returns the number of classes; two, as transformers has it, where not told.
+
+    >>> num_labels({"id2label": {"0": "joy", "1": "anger", "2": "fear"}})
+    3
+    """
+    return int(config.get("num_labels") or len(config.get("id2label") or "ab"))
+
+
+def pruned(base: JsonObject, num_layers: int, **changes: Any) -> dict[str, Any]:
+    """Returns `base` for a model of another depth whose tensors are float32.
+
+    Args:
+        base: the configuration of the unpruned model.
+        num_layers: blocks that are left.
+        **changes: further values that are others now.
+
+    >>> pruned({"num_hidden_layers": 12, "dtype": "bfloat16"}, 7)
+    {'num_hidden_layers': 7, 'dtype': 'float32'}
+    """
+    result = {**base, **changes, "num_hidden_layers": num_layers}
+    for key in ("dtype", "torch_dtype"):
+        if result.get(key):
+            result[key] = "float32"
+    return result
+
+
+def labels(base: JsonObject, count: int) -> dict[str, Any]:
+    """Returns the names of classes that `base` must have to tell `count` of them.
+
+    >>> labels({"id2label": {"0": "spam", "1": "ham"}}, 2)
+    {}
+    """
+    if num_labels(base) == count:
+        return {}
+    names = {str(index): f"LABEL_{index}" for index in range(count)}
+    changed: dict[str, Any] = {
+        "id2label": names,
+        "label2id": {name: int(index) for index, name in names.items()},
+    }
+    return changed | ({"num_labels": count} if "num_labels" in base else {})
+
+
+def refuse_adapters(adapters: Sequence[int]) -> None:
+    """Refuses to describe a model with linear maps: transformers has no place for them.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    if adapters:
+        raise ValueError(
+            f"blocks {list(adapters)} end in linear maps, which transformers has no "
+            "place for: prune without them, or keep the checkpoint of this library"
+        )

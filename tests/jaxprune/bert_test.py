@@ -1,0 +1,338 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from jaxprune import cost, plan, prunable
+from jaxprune.models import bert, blocks, weights
+from jaxprune.models.text import Text, pad
+
+CONFIG = bert.BertConfig(
+    vocab_size=20,
+    hidden_size=8,
+    num_layers=3,
+    num_heads=2,
+    intermediate_size=12,
+    max_positions=6,
+    num_labels=3,
+)
+TEXT = pad([[3, 4, 5, 6, 7], [8, 9, 3]], 6)
+STACK = bert.STACK
+
+
+def randomized(variables, seed=0):
+    """Variables of which none leaves things as they are."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.5 + 0.1, jnp.float32),
+        variables,
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return bert.prunable_bert(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    return randomized(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def naive_dense(p, x):
+    return x @ p["kernel"] + p.get("bias", 0)
+
+
+def naive_norm(p, x):
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+    return normal * p["scale"] + p["bias"]
+
+
+def naive_attention(p, x, mask, num_heads):
+    """One query, one head, one key at a time. `x` is [S, D], `mask` [S]."""
+    query, key, value = (naive_dense(p[n], x) for n in ("query", "key", "value"))
+    size = x.shape[1] // num_heads
+    result = np.zeros_like(x)
+    for head in range(num_heads):
+        part = slice(head * size, (head + 1) * size)
+        for i in range(len(x)):
+            scores = [
+                np.exp(query[i, part] @ key[j, part] / np.sqrt(size)) * mask[j]
+                for j in range(len(x))
+            ]
+            shares = np.array(scores) / np.sum(scores)
+            result[i, part] = shares @ value[:, part]
+    return naive_dense(p["output"], result)
+
+
+def naive_gelu(x):
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
+def naive_blocks(params, token_ids, mask, types, config):
+    """Block outputs for one sentence, from the paper's description, in float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = p["word_embeddings"]["embedding"][token_ids]
+    x = x + p["position_embeddings"]["embedding"][: len(x)]
+    x = x + p["type_embeddings"]["embedding"][types]
+    x = naive_norm(p["embeddings_norm"], x)
+    outputs = []
+    for index in range(config.num_layers):
+        q = p[f"block_{index}"]
+        y = naive_attention(q["attention"], x, mask, config.num_heads)
+        x = naive_norm(q["attention_norm"], x + y)
+        y = naive_dense(
+            q["mlp"]["output"], naive_gelu(naive_dense(q["mlp"]["hidden"], x))
+        )
+        x = naive_norm(q["mlp_norm"], x + y)
+        outputs.append(x)
+    return outputs
+
+
+def test_blocks_and_logits_match_a_naive_network(model, variables):
+    types = np.array([[0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 0, 1]], np.int32)
+    text = TEXT._replace(token_type_ids=types)
+    logits, outputs = jax.jit(model.activations[STACK])(variables, text)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    for row in range(2):
+        example = [np.asarray(part[row]) for part in text]
+        expected = naive_blocks(p, *example, CONFIG)
+        for ours, theirs in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(ours[row], theirs, rtol=1e-4, atol=1e-4)
+        pooled = np.tanh(naive_dense(p["pooler"], expected[-1][0]))
+        np.testing.assert_allclose(
+            logits[row], naive_dense(p["classifier"], pooled), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("head", bert.Head)
+def test_padding_changes_nothing(head):
+    config = dataclasses.replace(CONFIG, num_layers=2, head=head)
+    model = bert.prunable_bert(config)
+    variables = randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    apply = jax.jit(model.apply)
+    short = apply(variables, pad([[3, 4, 5]]))[0]
+    padded = apply(variables, pad([[3, 4, 5]], 6, pad_id=11))[0]
+    if head is bert.Head.MASKED_LM:
+        padded = padded[:3]
+    np.testing.assert_allclose(padded, short, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_return_what_they_say():
+    shapes = {}
+    for head in bert.Head:
+        model = bert.prunable_bert(dataclasses.replace(CONFIG, head=head))
+        variables = jax.eval_shape(model.init, jax.random.key(0))
+        shapes[head] = jax.eval_shape(model.apply, variables, TEXT).shape
+    assert shapes == {
+        bert.Head.CLASSIFICATION: (2, 3),
+        bert.Head.EMBEDDING: (2, 8),
+        bert.Head.MASKED_LM: (2, 6, 20),
+    }
+
+
+def test_embeddings_are_the_mean_over_tokens():
+    model = bert.prunable_bert(dataclasses.replace(CONFIG, head=bert.Head.EMBEDDING))
+    variables = randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    pooled, outputs = jax.jit(model.activations[STACK])(variables, TEXT)
+    np.testing.assert_allclose(pooled[0], outputs[-1][0, :5].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(pooled[1], outputs[-1][1, :3].mean(0), rtol=1e-5)
+
+
+def test_published_parameter_counts():
+    """BERT-base, and the counts of the MPruner paper with a head of six classes."""
+    config = bert.base_config()
+
+    def millions(config, **kept):
+        model = bert.prunable_bert(config, **kept)
+        return (
+            cost.count_parameters(jax.eval_shape(model.init, jax.random.key(0))) / 1e6
+        )
+
+    assert millions(config) == 109.483778
+    six = bert.base_config(num_labels=6)
+    for depth, expected in [(10, 95.31111), (8, 81.135366), (6, 66.959622)]:
+        structure = prunable.Structure({STACK: tuple(range(depth))})
+        assert millions(six, structure=structure) == expected
+    assert millions(bert.minilm_config()) == 22.565376  # without a pooler
+
+
+def test_pruning_removes_blocks_and_no_more(model, variables):
+    made = plan.make_plan(model.stack(STACK), [1])
+    smaller, pruned = prunable.prune(model, variables, made)
+    expected = naive_blocks(
+        pruned["params"],
+        TEXT.token_ids[0],
+        TEXT.mask[0],
+        np.zeros(6, int),
+        dataclasses.replace(CONFIG, num_layers=2),
+    )
+    _, outputs = jax.jit(smaller.activations[STACK])(pruned, TEXT)
+    np.testing.assert_allclose(outputs[-1][0], expected[-1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(
+        pruned["params"]["block_1"]["mlp"]["hidden"]["kernel"],
+        variables["params"]["block_2"]["mlp"]["hidden"]["kernel"],
+    )
+
+
+def test_scanned_blocks_are_the_listed_ones(model, variables):
+    scanned = bert.prunable_bert(CONFIG, scan=True)
+    stacked = blocks.stack(variables)
+    shapes = jax.eval_shape(scanned.init, jax.random.key(0))
+    assert jax.tree.map(np.shape, stacked) == jax.tree.map(np.shape, shapes)
+    again = blocks.unstack(stacked)
+    assert jax.tree.structure(again) == jax.tree.structure(variables)
+    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
+    one, many = (
+        jax.jit(m.activations[STACK])(v, TEXT)
+        for m, v in ((model, variables), (scanned, stacked))
+    )
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    # Pruned, then stacked, is stacked, then pruned.
+    made = plan.make_plan(model.stack(STACK), [0, 2])
+    _, pruned = prunable.prune(model, variables, made)
+    _, pruned_scan = prunable.prune(scanned, stacked, made)
+    first, second = jax.tree.leaves(blocks.stack(pruned)), jax.tree.leaves(pruned_scan)
+    assert all(map(np.array_equal, first, second))
+
+
+def test_scanned_blocks_hold_no_linear_maps(model, variables):
+    structure = model.structure.with_adapters(STACK, [1])
+    scanned = bert.prunable_bert(CONFIG, structure, scan=True)
+    assert scanned.attach is None
+    with pytest.raises(ValueError, match="cannot hold linear maps"):
+        jax.eval_shape(scanned.init, jax.random.key(0))
+    linear_map = prunable.LinearMap(jnp.eye(8), jnp.zeros(8))
+    adapted = model.attach(variables, STACK, {1: linear_map})
+    with pytest.raises(ValueError, match=r"cannot hold the linear maps at \[1\]"):
+        blocks.stack(adapted)
+
+
+def test_attached_maps_take_effect_and_compose(model, variables):
+    adapted = model.build(model.structure.with_adapters(STACK, [1]))
+    rng = np.random.default_rng(2)
+    first, second = (
+        prunable.LinearMap(
+            np.float32(rng.normal(size=(8, 8))), np.float32(rng.normal(size=8))
+        )
+        for _ in range(2)
+    )
+    block = lambda m, v: np.asarray(jax.jit(m.activations[STACK])(v, TEXT)[1][1])  # noqa: E731
+    before = block(model, variables)
+    once = model.attach(variables, STACK, {1: first})
+    expected = before @ first.kernel + first.bias
+    np.testing.assert_allclose(block(adapted, once), expected, rtol=1e-3, atol=1e-4)
+    twice = adapted.attach(once, STACK, {1: second})
+    expected = expected @ second.kernel + second.bias
+    np.testing.assert_allclose(block(adapted, twice), expected, rtol=1e-3, atol=1e-3)
+    config = bert.pruned_config(CONFIG, adapted.structure)
+    tensors = weights.write(bert.weight_table(config), twice)
+    assert tensors["bert.encoder.layer.1.adapter.weight"].shape == (8, 8)
+    with pytest.raises(ValueError, match=r"blocks \[1\] end in linear maps"):
+        bert.config_to_hf(config, {})
+
+
+@pytest.mark.parametrize("head", bert.Head)
+def test_weights_survive_the_round_trip(head):
+    config = dataclasses.replace(CONFIG, head=head)
+    like = jax.eval_shape(bert.prunable_bert(config).init, jax.random.key(0))
+    variables, table = randomized(like), bert.weight_table(config)
+    tensors = weights.write(table, variables)
+    prefix = "" if head is bert.Head.EMBEDDING else "bert."
+    assert tensors[f"{prefix}encoder.layer.2.intermediate.dense.weight"].shape == (
+        12,
+        8,
+    )
+    again = weights.read(table, tensors, like)
+    assert jax.tree.structure(again) == jax.tree.structure(variables)
+    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
+
+
+def test_another_head_can_be_put_on_the_same_encoder():
+    """From a file of embeddings, without a prefix and in old spellings."""
+    bare = dataclasses.replace(CONFIG, head=bert.Head.EMBEDDING)
+    like = jax.eval_shape(bert.prunable_bert(bare).init, jax.random.key(0))
+    tensors = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): x
+        for name, x in weights.write(bert.weight_table(bare), randomized(like)).items()
+    }
+    tensors["pooler.dense.weight"] = np.eye(8, dtype=np.float32)
+    tensors["pooler.dense.bias"] = np.ones(8, np.float32)
+    tensors["embeddings.position_ids"] = np.arange(6)[None]
+    weights.read(bert.weight_table(bare), tensors, like)
+
+    model, table = bert.prunable_bert(CONFIG), bert.weight_table(CONFIG)
+    fresh = jax.jit(model.init)(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"2 missing: classifier\.bias, classifier"):
+        weights.read(table, tensors, fresh)
+    read = weights.read(table, tensors, fresh, new=bert.head_variables(fresh))
+    np.testing.assert_array_equal(read["params"]["pooler"]["bias"], 1)
+    np.testing.assert_array_equal(
+        read["params"]["classifier"]["kernel"], fresh["params"]["classifier"]["kernel"]
+    )
+    np.testing.assert_array_equal(
+        read["params"]["block_1"]["mlp_norm"]["scale"],
+        tensors["encoder.layer.1.output.LayerNorm.gamma"],
+    )
+
+
+def test_weights_of_another_depth_are_refused(variables):
+    deeper = dataclasses.replace(CONFIG, num_layers=4)
+    like = jax.eval_shape(bert.prunable_bert(deeper).init, jax.random.key(0))
+    tensors = weights.write(bert.weight_table(CONFIG), variables)
+    with pytest.raises(ValueError, match="has depth 3 in the file and 4 in the model"):
+        weights.read(bert.weight_table(deeper), tensors, like)
+
+
+HF = {
+    "architectures": ["BertForSequenceClassification"],
+    "model_type": "bert",
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 6,
+    "id2label": {"0": "a", "1": "b", "2": "c"},
+    "torch_dtype": "bfloat16",
+    "custom": {"kept": True},
+}
+
+
+def test_configurations_in_and_out():
+    assert bert.config_from_hf(HF) == CONFIG
+    smaller = bert.pruned_config(CONFIG, prunable.Structure({STACK: (0, 2)}))
+    written = bert.config_to_hf(smaller, HF)
+    assert written == HF | {"num_hidden_layers": 2, "torch_dtype": "float32"}
+    assert bert.config_from_hf(written) == smaller
+    headed = bert.config_from_hf(HF, head=bert.Head.EMBEDDING)
+    assert bert.config_to_hf(headed, HF)["architectures"] == ["BertModel"]
+    more = bert.config_to_hf(bert.config_from_hf(HF, num_labels=5), HF)
+    assert len(more["id2label"]) == 5
+    assert bert.config_from_hf(more).num_labels == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "roberta"}, "model_type is 'roberta', not 'bert'"),
+        ({"is_decoder": True}, "is_decoder is True, not False"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is"),
+        ({"hidden_act": "selu"}, "hidden_act is 'selu', not 'gelu' or"),
+        ({"architectures": ["BertForTokenClassification"]}, "no head for architecture"),
+        ({"vocab_size": None}, "the configuration has no 'vocab_size'"),
+        ({"num_attention_heads": 3}, "hidden_size=8 a multiple of num_heads=3"),
+    ],
+)
+def test_configurations_that_are_not_supported(change, message):
+    with pytest.raises(ValueError, match=message):
+        bert.config_from_hf(HF | change)
+
+
+def test_text_that_is_too_long_is_refused(model, variables):
+    with pytest.raises(ValueError, match=r"7 tokens are more than .*max_positions=6"):
+        jax.eval_shape(model.apply, variables, Text(*np.ones((2, 1, 7), np.int32)))

