@@ -1,8 +1,14 @@
-"""Residual networks for small images, as He et al. trained them on CIFAR-10.
+"""Residual networks: ResNet-18..152 for ImageNet, and the small ones for CIFAR-10.
 
-A stem convolution, stages of basic blocks, global average pooling and a linear head
-(https://arxiv.org/abs/1512.03385, section 4.2). Shortcuts are parameter-free where a
-stage begins (option A: subsample, pad channels with zeros). Images are NHWC, one batch.
+A stem, stages of residual blocks, global average pooling and a linear head, as in He et
+al., 2015, https://arxiv.org/abs/1512.03385. Images are NHWC, one batch.
+
+* CIFAR nets (section 4.2): a 3x3 stem, basic blocks, and where a stage begins a
+  shortcut without parameters (option A: subsample, pad channels with zeros) or a
+  projection (option B: 1x1 convolution).
+* ImageNet nets (table 1): a 7x7 stem with max-pooling, basic (18, 34) or bottleneck
+  (50, 101, 152) blocks, projections. A bottleneck strides in its 3x3 convolution, as
+  torchvision's weights expect; the paper's strides in the first.
 
 Blocks are numbered through all stages, `block_0, block_1, ...`, so that removing some
 renumbers the rest; the configuration says how many each stage has. A block may end in a
@@ -24,6 +30,15 @@ from jaxprune.models import weights
 
 STACK = "blocks"
 MOMENTUM = 0.9  # of the running averages of BatchNorm
+EXPANSION = 4  # of a bottleneck block: channels it puts out by those inside
+
+_IMAGENET = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +48,15 @@ class ResNetConfig:
     Attributes:
         stage_sizes: blocks of each stage; the first block of every stage but the first
             halves the resolution.
-        widths: channels of each stage.
+        widths: channels of each stage; of bottleneck blocks, those inside.
         num_classes: outputs of the head.
         image_shape: height, width and channels of an input.
         adapters: blocks that end in a linear map of their channels.
+        bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions instead of two 3x3.
+        projection: a 1x1 convolution instead of zero padding where a block changes the
+            shape.
+        imagenet_stem: a 7x7 convolution and max-pooling, each of stride 2, instead of
+            one 3x3 convolution.
     """
 
     stage_sizes: tuple[int, ...]
@@ -44,6 +64,9 @@ class ResNetConfig:
     num_classes: int = 10
     image_shape: tuple[int, int, int] = (32, 32, 3)
     adapters: tuple[int, ...] = ()
+    bottleneck: bool = False
+    projection: bool = False
+    imagenet_stem: bool = False
 
     def __post_init__(self) -> None:
         """Checks that every stage has blocks and a width."""
@@ -59,17 +82,32 @@ class ResNetConfig:
         return tuple(s for s, n in enumerate(self.stage_sizes) for _ in range(n))
 
     @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels that the blocks of each stage put out."""
+        expansion = EXPANSION if self.bottleneck else 1
+        return tuple(expansion * width for width in self.widths)
+
+    def stride(self, block: int) -> int:
+        """Returns 2 for the first block of each stage but the first, and 1 else."""
+        stage = self.stages[block]
+        return 2 if stage and stage != self.stages[block - 1] else 1
+
+    @property
     def protected(self) -> dict[int, str]:
         """Blocks that change the shape of their input, and how."""
-        firsts = [i for i, s in enumerate(self.stages) if s and s != self.stages[i - 1]]
-        return {
-            block: f"halves the resolution and widens {self.widths[stage - 1]} "
-            f"channels to {self.widths[stage]}"
-            for stage, block in enumerate(firsts, start=1)
-        }
+        reasons, before = {}, self.widths[0]
+        for block, stage in enumerate(self.stages):
+            after = self.channels[stage]
+            changes = ["halves the resolution"] if self.stride(block) > 1 else []
+            if before != after:
+                changes.append(f"widens {before} channels to {after}")
+            if changes:
+                reasons[block] = " and ".join(changes)
+            before = after
+        return reasons
 
 
-def cifar_config(depth: int) -> ResNetConfig:
+def cifar_config(depth: int, *, projection: bool = False) -> ResNetConfig:
     """Returns the configuration of CIFAR ResNet-`depth`, depth = 6n + 2.
 
     >>> cifar_config(56).stage_sizes
@@ -77,7 +115,29 @@ def cifar_config(depth: int) -> ResNetConfig:
     """
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth={depth} must be 6n + 2: 20, 32, 44, 56, 110, ...")
-    return ResNetConfig((depth // 6,) * 3)
+    return ResNetConfig((depth // 6,) * 3, projection=projection)
+
+
+def imagenet_config(depth: int) -> ResNetConfig:
+    """Returns the configuration of ImageNet ResNet-`depth`.
+
+    Size of images and number of classes are replaced with `dataclasses.replace`.
+
+    >>> imagenet_config(152).stage_sizes
+    (3, 8, 36, 3)
+    """
+    if depth not in _IMAGENET:
+        raise ValueError(f"depth={depth} must be one of {sorted(_IMAGENET)}")
+    stage_sizes, bottleneck = _IMAGENET[depth]
+    return ResNetConfig(
+        stage_sizes,
+        (64, 128, 256, 512),
+        num_classes=1000,
+        image_shape=(224, 224, 3),
+        bottleneck=bottleneck,
+        projection=True,
+        imagenet_stem=True,
+    )
 
 
 def small_config() -> ResNetConfig:
@@ -85,26 +145,53 @@ def small_config() -> ResNetConfig:
     return ResNetConfig((7, 5), (16, 32), image_shape=(8, 8, 1))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; optionally a linear map at the end."""
+class Block(nn.Module):
+    """Two or three convolutions around a shortcut; optionally a linear map at the end.
 
+    Attributes:
+        width: channels inside.
+        features: channels that come out.
+        stride: of the first 3x3 convolution and of the shortcut.
+        bottleneck: see `ResNetConfig`.
+        projection: see `ResNetConfig`.
+        adapter: whether it ends in a linear map.
+    """
+
+    width: int
     features: int
     stride: int = 1
+    bottleneck: bool = False
+    projection: bool = False
     adapter: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H/stride, W/stride, features]`."""
-        y = _convolution(self.features, "conv1", self.stride)(x)
-        y = nn.relu(_normalize("bn1", train)(y))
-        y = _convolution(self.features, "conv2")(y)
-        y = _normalize("bn2", train)(y)
-        widened = self.features - x.shape[-1]
-        if self.stride > 1 or widened:
-            x = x[:, :: self.stride, :: self.stride]
-            x = jnp.pad(x, ((0, 0),) * 3 + ((widened // 2, widened - widened // 2),))
+        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
+        strided = kernels.index(3)
+        y = x
+        for number, kernel in enumerate(kernels):
+            last = number == len(kernels) - 1
+            y = _convolution(
+                self.features if last else self.width,
+                f"conv{number + 1}",
+                kernel,
+                self.stride if number == strided else 1,
+            )(y)
+            y = _normalize(f"bn{number + 1}", train)(y)
+            y = y if last else nn.relu(y)
+        if self.stride > 1 or x.shape[-1] != self.features:
+            x = self._shortcut(x, train)
         y = nn.relu(x + y)
         return nn.Dense(self.features, name="adapter")(y) if self.adapter else y
+
+    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.projection:
+            x = _convolution(self.features, "shortcut", 1, self.stride)(x)
+            return _normalize("shortcut_bn", train)(x)
+        widened = self.features - x.shape[-1]
+        x = x[:, :: self.stride, :: self.stride]
+        return jnp.pad(x, ((0, 0),) * 3 + ((widened // 2, widened - widened // 2),))
 
 
 class ResNet(nn.Module):
@@ -116,25 +203,31 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Returns logits; with `train`, BatchNorm uses the batch's statistics."""
         config = self.config
-        x = _convolution(config.widths[0], "stem")(images)
+        kernel, stride = (7, 2) if config.imagenet_stem else (3, 1)
+        x = _convolution(config.widths[0], "stem", kernel, stride)(images)
         x = nn.relu(_normalize("stem_bn", train)(x))
+        if config.imagenet_stem:
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for index, stage in enumerate(config.stages):
-            x = BasicBlock(
+            x = Block(
                 config.widths[stage],
-                stride=2 if index in config.protected else 1,
+                config.channels[stage],
+                stride=config.stride(index),
+                bottleneck=config.bottleneck,
+                projection=config.projection,
                 adapter=index in config.adapters,
                 name=f"block_{index}",
             )(x, train)
         return nn.Dense(config.num_classes, name="head")(x.mean(axis=(1, 2)))
 
 
-def _convolution(features: int, name: str, stride: int = 1) -> nn.Conv:
+def _convolution(features: int, name: str, kernel: int, stride: int = 1) -> nn.Conv:
     # Explicit padding: "SAME" pads a strided convolution on one side only.
     return nn.Conv(
         features,
-        (3, 3),
+        (kernel, kernel),
         strides=stride,
-        padding=1,
+        padding=kernel // 2,
         use_bias=False,
         kernel_init=nn.initializers.he_normal(),
         name=name,
@@ -263,29 +356,47 @@ def _attach(
 
 
 def weight_table(config: ResNetConfig) -> weights.Table:
-    """Returns how the published CIFAR weights name and store the tensors.
+    """Returns how published weights name and store the tensors.
 
-    The names are those of the PyTorch models the published weights come from; linear
-    maps that pruning put in (`layer1.3.adapter`) are an addition to them.
+    The names of nets with the ImageNet stem are torchvision's, the others those of the
+    PyTorch models that the CIFAR weights come from; linear maps that pruning put in
+    (`layer1.3.adapter`) are an addition to them.
     """
+    head, shortcut = "linear", "shortcut"
+    if config.imagenet_stem:
+        head, shortcut = "fc", "downsample"
     table = [
-        weights.Entry(
-            "conv1.weight", ("params", "stem", "kernel"), weights.CONVOLUTION
-        ),
-        *weights.batch_norm("bn1", "stem_bn"),
-        *weights.dense("linear", "head"),
+        *_convolution_entries("conv1", "bn1", ("stem",), ("stem_bn",)),
+        *weights.dense(head, "head"),
     ]
     for index, stage in enumerate(config.stages):
         theirs = f"layer{stage + 1}.{index - config.stages.index(stage)}"
         ours = f"block_{index}"
-        for number in (1, 2):
-            path = ("params", ours, f"conv{number}", "kernel")
-            table += [
-                weights.Entry(
-                    f"{theirs}.conv{number}.weight", path, weights.CONVOLUTION
-                ),
-                *weights.batch_norm(f"{theirs}.bn{number}", ours, f"bn{number}"),
-            ]
+        for number in range(1, 4 if config.bottleneck else 3):
+            table += _convolution_entries(
+                f"{theirs}.conv{number}",
+                f"{theirs}.bn{number}",
+                (ours, f"conv{number}"),
+                (ours, f"bn{number}"),
+            )
+        if config.projection and index in config.protected:
+            table += _convolution_entries(
+                f"{theirs}.{shortcut}.0",
+                f"{theirs}.{shortcut}.1",
+                (ours, "shortcut"),
+                (ours, "shortcut_bn"),
+            )
         if index in config.adapters:
             table += weights.dense(f"{theirs}.adapter", ours, "adapter")
     return table
+
+
+def _convolution_entries(
+    convolution: str, norm: str, path: weights.Path, norm_path: weights.Path
+) -> list[weights.Entry]:
+    """Returns the entries of a convolution without bias and its BatchNorm."""
+    kernel = ("params", *path, "kernel")
+    return [
+        weights.Entry(f"{convolution}.weight", kernel, weights.CONVOLUTION),
+        *weights.batch_norm(norm, *norm_path),
+    ]

@@ -37,18 +37,21 @@ def images(count=5):
     return jnp.asarray(rng.normal(size=(count, *CONFIG.image_shape)), jnp.float32)
 
 
-def naive_convolution(x, kernel, stride):
-    """3x3 convolution of `[H, W, C]`, one zero around the picture."""
-    height, width, _ = x.shape
-    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
-    rows = []
-    for i in range(0, height, stride):
-        row = [
-            np.einsum("abc,abcd->d", padded[i : i + 3, j : j + 3], kernel)
-            for j in range(0, width, stride)
+def naive_windows(x, size, stride, fill):
+    """The windows of `[H, W, C]`, `fill` around the picture: `[h, w, size, size, C]`"""
+    edge = size // 2
+    padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)), constant_values=fill)
+    return np.array(
+        [
+            [padded[i : i + size, j : j + size] for j in range(0, x.shape[1], stride)]
+            for i in range(0, x.shape[0], stride)
         ]
-        rows.append(row)
-    return np.array(rows)
+    )
+
+
+def naive_convolution(x, kernel, stride):
+    windows = naive_windows(x, len(kernel), stride, 0)
+    return np.einsum("ijabc,abcd->ijd", windows, kernel)
 
 
 def naive_resnet(variables, image, config):
@@ -62,15 +65,26 @@ def naive_resnet(variables, image, config):
         normal = (x - stat["mean"]) / np.sqrt(stat["var"] + 1e-5)
         return normal * scale["scale"] + scale["bias"]
 
-    x = naive_convolution(np.asarray(image, np.float64), params["stem"]["kernel"], 1)
+    x = np.asarray(image, np.float64)
+    x = naive_convolution(x, params["stem"]["kernel"], 2 if config.imagenet_stem else 1)
     x = np.maximum(norm(x, params["stem_bn"], stats["stem_bn"]), 0)
+    if config.imagenet_stem:
+        x = naive_windows(x, 3, 2, -np.inf).max((2, 3))
+    strided = 2 if config.bottleneck else 1
+    last = 3 if config.bottleneck else 2
     for index, stage in enumerate(config.stages):
-        first = stage > 0 and config.stages[index - 1] != stage
+        halves = stage > 0 and config.stages[index - 1] != stage
         p, s = params[f"block_{index}"], stats[f"block_{index}"]
-        y = naive_convolution(x, p["conv1"]["kernel"], 2 if first else 1)
-        y = np.maximum(norm(y, p["bn1"], s["bn1"]), 0)
-        y = norm(naive_convolution(y, p["conv2"]["kernel"], 1), p["bn2"], s["bn2"])
-        if first:
+        y = x
+        for n in range(1, last + 1):
+            stride = 2 if halves and n == strided else 1
+            y = naive_convolution(y, p[f"conv{n}"]["kernel"], stride)
+            y = norm(y, p[f"bn{n}"], s[f"bn{n}"])
+            y = np.maximum(y, 0) if n < last else y
+        if config.projection and x.shape != y.shape:
+            x = naive_convolution(x, p["shortcut"]["kernel"], 2 if halves else 1)
+            x = norm(x, p["shortcut_bn"], s["shortcut_bn"])
+        elif halves:
             pad = (config.widths[stage] - x.shape[-1]) // 2
             x = np.pad(x[::2, ::2], ((0, 0), (0, 0), (pad, pad)))
         x = np.maximum(x + y, 0)
