@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,10 +11,8 @@ import numpy as np
 from experiments import data
 from jaxprune.batches import num_examples
 
-# Mean and standard deviation that published weights expect; grey images go to 0..1.
-_NORMALIZATION = {
-    "cifar10_jpeg": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
+# A split as it was read -> inputs of the model `[N, ...]` and what it should say.
+PrepareFn = Callable[[data.Dataset], tuple[Any, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,8 +20,8 @@ class Examples:
     """Inputs of a model and what it should say about them.
 
     Attributes:
-        inputs: normalised images `[N, H, W, C]` float32.
-        labels: `[N]` int32.
+        inputs: tree of arrays `[N, ...]`.
+        labels: `[N]` classes, or `[N, T]` tokens.
     """
 
     inputs: Any
@@ -35,6 +34,15 @@ class Examples:
         """Returns the examples `rows`."""
         return Examples(_rows(self.inputs, rows), self.labels[rows])
 
+    def join(self, others: "Examples") -> "Examples":
+        """Returns these examples and the others after them."""
+        both = jax.tree.map(
+            lambda *arrays: np.concatenate(arrays),
+            (self.inputs, self.labels),
+            (others.inputs, others.labels),
+        )
+        return Examples(*both)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
@@ -46,6 +54,7 @@ class Splits:
         selection: decide whether a cut is accepted.
         certificate: for the final comparison and its certificate, untouched before.
         num_classes: number of classes.
+        num_duplicates: held-out texts left out because they also stand in training.
     """
 
     training: Examples
@@ -53,11 +62,19 @@ class Splits:
     selection: Examples
     certificate: Examples
     num_classes: int
+    num_duplicates: int = 0
+
+    def describe(self) -> dict[str, int]:
+        """Returns the number of examples of each part, for the report."""
+        parts = ("training", "calibration", "selection", "certificate")
+        sizes = {name: len(getattr(self, name)) for name in parts}
+        return {**sizes, "dropped_duplicates": self.num_duplicates}
 
 
 def load(
     name: str,
     data_dir: str | None,
+    make_prepare: Callable[[data.Dataset], PrepareFn],
     *,
     seed: int,
     num_calibration: int,
@@ -67,51 +84,70 @@ def load(
 ) -> Splits:
     """Loads a data set and divides it.
 
-    Published weights have seen the whole training split, so that selection must take
-    from the test split; a model trained here is kept away from some training examples
-    instead.
+    Where there is a validation split, selection takes from it, and what it leaves is
+    certified on, too. Otherwise published weights have seen the whole training split,
+    so that selection must take from the test split; a model trained here is kept away
+    from some training examples instead.
 
     Args:
         name: of the data set.
         data_dir: where it is.
+        make_prepare: from the training split, what makes inputs of any split.
         seed: of the division.
         num_calibration: examples for calibration.
-        num_selection: examples for selection, at most a fifth of their split.
+        num_selection: examples for selection, at most a fifth of their split unless
+            that is the validation split.
         trained_elsewhere: whether the weights come from a file.
-        needs_training: whether anything is trained; if not, only the training examples
+        needs_training: whether anything is trained; if not, only the training images
             needed for calibration are read.
     """
-    limit = None if needs_training else num_calibration
+    has_texts = "validation" in data.splits(name)
+    limit = None if needs_training or has_texts else num_calibration
     train = data.load(name, "train", data_dir, limit=limit)
     test = data.load(name, "test", data_dir)
+    prepare = make_prepare(train)
     rng = np.random.default_rng(seed)
-    training, testing = _prepared(train), _prepared(test)
-    # Read in the files' order, shuffled here once: any prefix is a random sample.
-    training = training.take(rng.permutation(len(training)))
-    testing = testing.take(rng.permutation(len(testing)))
-    source = testing if trained_elsewhere else training
-    num_selection = min(num_selection, len(source) // 5)
+    dropped = 0
+
+    def shuffled(dataset: data.Dataset) -> Examples:
+        # Read in the files' order, shuffled here once: any prefix is a random sample.
+        examples = Examples(*prepare(dataset))
+        return examples.take(rng.permutation(len(examples)))
+
+    if has_texts:
+        validation = data.load(name, "validation", data_dir)
+        test, in_test = without_texts(test, (train, validation))
+        validation, in_validation = without_texts(validation, (train,))
+        dropped = in_test + in_validation
+        training, testing = shuffled(train), shuffled(test)
+        source = shuffled(validation)
+        num_selection = min(num_selection, len(source))
+    else:
+        training, testing = shuffled(train), shuffled(test)
+        source = testing if trained_elsewhere else training
+        num_selection = min(num_selection, len(source) // 5)
     selection = source.take(np.arange(num_selection))
     rest = source.take(np.arange(num_selection, len(source)))
-    if trained_elsewhere:
+    if has_texts:
+        testing = testing.join(rest)
+    elif trained_elsewhere:
         testing = rest
     else:
         training = rest
     calibration = training.take(np.arange(min(num_calibration, len(training))))
-    return Splits(training, calibration, selection, testing, train.num_classes)
+    return Splits(training, calibration, selection, testing, train.num_classes, dropped)
 
 
-def _prepared(dataset: data.Dataset) -> Examples:
-    assert dataset.images is not None
-    assert dataset.max_value is not None
-    images = np.asarray(dataset.images, np.float32) / np.float32(dataset.max_value)
-    if images.ndim == 3:
-        images = images[..., None]
-    if dataset.name in _NORMALIZATION:
-        mean, deviation = _NORMALIZATION[dataset.name]
-        shift, scale = np.array(mean), np.array(deviation)
-        images = ((images - shift) / scale).astype(np.float32)
-    return Examples(np.ascontiguousarray(images), np.asarray(dataset.labels, np.int32))
+def without_texts(
+    dataset: data.Dataset, others: tuple[data.Dataset, ...]
+) -> tuple[data.Dataset, int]:
+    """Returns a split without the texts that stand in others, and their number."""
+    assert dataset.texts is not None
+    known = {text for other in others for text in other.texts or ()}
+    rows = [row for row, text in enumerate(dataset.texts) if text not in known]
+    texts = tuple(dataset.texts[row] for row in rows)
+    kept = dataclasses.replace(dataset, texts=texts, labels=dataset.labels[rows])
+    return kept, len(dataset) - len(rows)
 
 
 def _rows(tree: Any, rows: Any) -> Any:

@@ -12,17 +12,20 @@ from experiments import (
     json_files,
     progress,
     prune_analysis,
+    prune_base,
     prune_data,
     prune_evaluate,
+    prune_images,
     prune_measure,
+    prune_models,
     prune_repair,
     prune_report,
     prune_select,
-    prune_task,
+    prune_sparsify,
     prune_training,
     prune_weights,
 )
-from jaxprune import certify, checkpoints, heal, mpruner, recover
+from jaxprune import heal, mpruner, recover
 from jaxprune.batches import num_examples
 from jaxprune.prunable import Prunable, Variables
 
@@ -47,10 +50,14 @@ class Job:
     score: str
     clusters: str
     train_epochs: int
+    finetune_epochs: int
     max_rounds: int | None
     learning_rate: float
     distillation: float
     batch_size: int
+    max_length: int
+    sparsity: tuple[float, ...]
+    sparsify: str
     calibration_examples: int
     selection_examples: int
     seed: int
@@ -59,20 +66,9 @@ class Job:
 def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     """Prunes, writes all outputs, prints the summary, and returns the report."""
     progress.note(f"reading {job.dataset}")
-    splits = prune_data.load(
-        job.dataset,
-        job.data_dir,
-        seed=job.seed,
-        num_calibration=job.calibration_examples,
-        num_selection=job.selection_examples,
-        trained_elsewhere=job.weights is not None,
-        needs_training=job.weights is None or job.recovery_epochs > 0,
-    )
-    source = prune_weights.make(
-        job.model, splits.training.inputs.shape[1:], splits.num_classes
-    )
+    splits, source = _read(job)
     run = _Run(job, workdir, splits, source)
-    variables = run.base_variables()
+    base = run.base()
     settings = mpruner.Settings(
         max_accuracy_drop=job.max_accuracy_drop,
         stride=job.stride,
@@ -81,7 +77,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     )
     state = mpruner.load_state(workdir / "loop")
     if state is None:
-        state = mpruner.init(source.model, variables, settings)
+        state = mpruner.init(source.model, base.variables, settings)
 
     before = state
 
@@ -91,8 +87,27 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
         prune_report.tell(before, state, job.threshold)
         before = state
 
-    state = mpruner.run(source.model, settings, run.functions(variables), state, save)
-    return run.conclude(variables, state)
+    functions = run.functions(base.variables)
+    state = mpruner.run(source.model, settings, functions, state, save)
+    return run.conclude(base, state)
+
+
+def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
+    """Returns the examples and the model that was made for them."""
+    load = functools.partial(
+        prune_data.load,
+        job.dataset,
+        job.data_dir,
+        seed=job.seed,
+        num_calibration=job.calibration_examples,
+        num_selection=job.selection_examples,
+        trained_elsewhere=job.weights is not None,
+        needs_training=job.weights is None
+        or job.recovery_epochs + job.finetune_epochs > 0,
+    )
+    splits = load(prune_images.make_prepare)
+    shape = splits.training.inputs.shape[1:]
+    return splits, prune_models.for_images(job.model, shape, splits.num_classes)
 
 
 class _Run:
@@ -109,7 +124,7 @@ class _Run:
         self._workdir = workdir
         self._splits = splits
         self._source = source
-        self._task = prune_task.IMAGE_CLASSIFICATION
+        self._task = source.task
         self._evaluator = prune_evaluate.Evaluator(self._task)
         inputs = splits.calibration.inputs
         self._calibration = prune_data.full_batches(
@@ -122,7 +137,7 @@ class _Run:
             self._task,
             splits.training,
             self._evaluate,
-            prune_training.augmentation(job.dataset),
+            prune_images.augmentation(job.dataset),
         )
         self._heal = functools.partial(
             prune_repair.without_gradients, job.heal, self._calibration
@@ -149,24 +164,22 @@ class _Run:
             evaluate=self._evaluate,
         )
 
-    def base_variables(self) -> dict[str, Any]:
-        """Reads the weights, or trains them and keeps them in the workdir."""
-        model, path = self._source.model, self._workdir / "base"
-        if checkpoints.exists(path):
-            return checkpoints.load(path)[0]
-        if self._job.weights is not None:
-            variables = prune_weights.read(self._source, self._job.weights)
-        else:
-            init_key, order_key = jax.random.split(jax.random.fold_in(self._key, 0))
-            recipe = recover.Recipe(
-                self._job.train_epochs,
-                batch_size=self._job.batch_size,
-                learning_rate=self._job.learning_rate,
-            )
-            start = jax.jit(model.init)(init_key)
-            variables = self._train(model, start, recipe, order_key, name="train")
-        checkpoints.save(path, variables, {"model": self._source.name})
-        return variables
+    def base(self) -> prune_base.Base:
+        """Reads the weights, or trains them, and keeps them in the workdir."""
+        recipe = recover.Recipe(
+            self._job.train_epochs,
+            batch_size=self._job.batch_size,
+            learning_rate=self._job.learning_rate,
+        )
+        return prune_base.obtain(
+            self._source,
+            self._job.weights,
+            self._workdir,
+            self._train,
+            recipe,
+            self._job.finetune_epochs,
+            jax.random.fold_in(self._key, 0),
+        )
 
     def _evaluate(self, model: Prunable, variables: Variables) -> float:
         """Returns the accuracy on the selection split."""
@@ -215,39 +228,57 @@ class _Run:
             teacher=teacher,
         )
 
-    def conclude(self, variables: Variables, state: mpruner.State) -> dict[str, Any]:
+    def conclude(self, base: prune_base.Base, state: mpruner.State) -> dict[str, Any]:
         """Measures both models on untouched examples and writes all outputs."""
-        base = self._source.model
-        accepted = state.accepted.structure
-        models = {
-            "base": (base, variables),
-            "pruned": (base.build(accepted), state.accepted.variables),
-        }
+        structure = state.accepted.structure
+        unpruned, pruned = self._source.model, self._source.model.build(structure)
+        candidates = prune_sparsify.candidates(
+            self._job.sparsify,
+            self._job.sparsity,
+            pruned,
+            state.accepted.variables,
+            self._source.module(structure),
+            self._calibration,
+            reestimate="batchnorm" in self._job.heal,
+        )
         examples = self._splits.certificate
         progress.note(f"certifying on {len(examples)} examples")
-        correct = {
-            name: self._evaluator.correct(*model, examples)
-            for name, model in models.items()
-        }
-        certificate = certify.accuracy_drop_certificate(
-            correct["base"],
-            correct["pruned"],
-            self._job.max_accuracy_drop,
-            self._job.confidence,
+        base_correct = self._evaluator.correct(unpruned, base.variables, examples)
+        correct = [
+            self._evaluator.correct(pruned, candidate.variables, examples)
+            for candidate in candidates
+        ]
+        chosen, certificates = prune_sparsify.certified(
+            base_correct, correct, self._job.max_accuracy_drop, self._job.confidence
         )
-        measured = prune_measure.measure(models, correct, examples.inputs)
-        measured["base"]["selection_accuracy"] = state.base_accuracy
-        measured["pruned"] |= {
-            "selection_accuracy": state.accepted_accuracy,
-            "kept_blocks": {name: list(kept) for name, kept in accepted.kept.items()},
-            "adapters": {name: list(b) for name, b in accepted.adapters.items()},
+        variables = candidates[chosen].variables
+        measured = prune_measure.measure(
+            {"base": (unpruned, base.variables), "pruned": (pruned, variables)},
+            {"base": base_correct, "pruned": correct[chosen]},
+            examples.inputs,
+        )
+        measured["base"] |= {
+            "origin": base.origin,
+            "selection_accuracy": state.base_accuracy,
         }
-        prune_weights.write(self._source, *models["pruned"], self._workdir)
+        measured["pruned"] |= {
+            "selection_accuracy": self._evaluate(pruned, variables),
+            "sparsity": candidates[chosen].sparsity,
+            "kept_blocks": {name: list(kept) for name, kept in structure.kept.items()},
+            "adapters": {name: list(b) for name, b in structure.adapters.items()},
+        }
+        prune_weights.write(self._source, pruned, variables, self._workdir)
         return prune_report.write(
             self._workdir,
             dataclasses.asdict(self._job),
             state,
             measured,
-            dataclasses.asdict(certificate),
-            json_files.read_json(self._workdir / prune_analysis.TIMING_FILE),
+            dataclasses.asdict(certificates[chosen]),
+            {
+                "data": self._splits.describe(),
+                "sparsified": prune_sparsify.describe(
+                    candidates, correct, certificates
+                ),
+                **json_files.read_json(self._workdir / prune_analysis.TIMING_FILE),
+            },
         )

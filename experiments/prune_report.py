@@ -50,7 +50,7 @@ def write(
     state: mpruner.State,
     measured: Mapping[str, Any],
     certificate: Mapping[str, Any],
-    timing: Mapping[str, float],
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes `report.json`, `report.html` and the matrices; prints the summary."""
     assert state.base_similarity is not None
@@ -65,7 +65,7 @@ def write(
         "certificate": dict(certificate),
         "similarity": next(iter(files.values())),
         "similarity_by_stack": files,
-        **timing,
+        **facts,
     }
     json_files.write_json_atomic(workdir / "report.json", result)
     _write_page(workdir / "report.html", settings, state, result)

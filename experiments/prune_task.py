@@ -36,4 +36,4 @@ def _top_class_is_right(logits: Array, labels: Array) -> Array:
     return logits.argmax(-1) == labels
 
 
-IMAGE_CLASSIFICATION = Task(recover.cross_entropy, _top_class_is_right)
+CLASSIFICATION = Task(recover.cross_entropy, _top_class_is_right)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import progress
@@ -89,24 +88,3 @@ def train(
             save=save,
             on_epoch=lambda epoch: bar.advance(loss=epoch.loss, accuracy=epoch.score),
         )
-
-
-def augmentation(dataset: str) -> recover.AugmentFn | None:
-    """Returns the usual augmentation: shifts, and mirrors for photographs."""
-    pixels = {"cifar10_jpeg": 4}.get(dataset, 0)
-    return functools.partial(_shift_and_mirror, pixels) if pixels else None
-
-
-def _shift_and_mirror(pixels: int, key: jax.Array, images: jax.Array) -> jax.Array:
-    shift_key, mirror_key = jax.random.split(key)
-    padding = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
-    padded = jnp.pad(images, padding, mode="reflect")
-    starts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * pixels + 1)
-
-    def crop(image: jax.Array, start: jax.Array) -> jax.Array:
-        corner = (start[0], start[1], jnp.int32(0))
-        return jax.lax.dynamic_slice(image, corner, images.shape[1:])
-
-    cropped = jax.vmap(crop)(padded, starts)
-    mirrored = jax.random.bernoulli(mirror_key, shape=(len(images), 1, 1, 1))
-    return jnp.where(mirrored, cropped[:, :, ::-1], cropped)

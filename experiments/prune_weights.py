@@ -1,17 +1,39 @@
-"""Models by name, and their weights from and to files."""
+"""Models that a run can prune, and their weights from and to files."""
 
 import dataclasses
-import importlib
 import pathlib
-import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 
 from experiments import json_files, run_state
-from jaxprune import checkpoints, prunable
-from jaxprune.models import resnet, weights
+from experiments.prune_task import Task
+from jaxprune import checkpoints
+from jaxprune.models import weights
+from jaxprune.prunable import Prunable, Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What this project knows about a network of its own, by its configuration.
+
+    Attributes:
+        prunable: the unpruned network as the pruner sees it.
+        pruned_config: the configuration of what a structure leaves.
+        module: the Flax module.
+        weight_table: how files name its tensors.
+        to_json: what config.json says about a configuration.
+        head: keys in `params` of what a checkpoint of another task lacks.
+    """
+
+    prunable: Callable[[Any], Prunable]
+    pruned_config: Callable[[Any, Structure], Any]
+    module: Callable[[Any], nn.Module]
+    weight_table: Callable[[Any], weights.Table]
+    to_json: Callable[[Any], dict[str, Any]] = dataclasses.asdict
+    head: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,41 +43,48 @@ class Source:
     Attributes:
         name: as given to --model.
         model: unpruned.
-        config: of a network of this project, None for a user's own.
+        task: what it is for.
+        architecture: of a network of this project, None for a user's own.
+        config: its configuration.
+        tokenizer: of a model that reads texts.
     """
 
     name: str
-    model: prunable.Prunable
-    config: resnet.ResNetConfig | None = None
+    model: Prunable
+    task: Task
+    architecture: Architecture | None = None
+    config: Any = None
+    tokenizer: Any = None
+
+    def module(self, structure: Structure) -> nn.Module | None:
+        """Returns the Flax module of a structure, None for a user's own model."""
+        if self.architecture is None:
+            return None
+        config = self.architecture.pruned_config(self.config, structure)
+        return self.architecture.module(config)
 
 
-def make(name: str, image_shape: tuple[int, ...], num_classes: int) -> Source:
-    """Returns the unpruned model.
+class Weights(NamedTuple):
+    """What was read.
 
-    Args:
-        name: as given to --model.
-        image_shape: height, width and channels of the images.
-        num_classes: of the data set.
+    Attributes:
+        variables: of the unpruned model.
+        has_head: False if the head is drawn at random, because the file has none.
+    """
+
+    variables: dict[str, Any]
+    has_head: bool
+
+
+def own(name: str, task: Task) -> Source:
+    """Returns the model of a user's `module:function`.
 
     Raises:
-        run_state.UsageError: if a user's function cannot be called or returns
-            something else.
+        run_state.UsageError: if the function cannot be called or returns something
+            else.
     """
-    if ":" in name:
-        return Source(name, _own(name))
-    if depth := re.fullmatch(r"resnet(\d+)", name):
-        config = resnet.cifar_config(int(depth[1]))
-    else:
-        config = resnet.small_config()
-    config = dataclasses.replace(
-        config,
-        image_shape=(image_shape[0], image_shape[1], image_shape[2]),
-        num_classes=num_classes,
-    )
-    return Source(name, resnet.prunable_resnet(config), config)
+    import importlib
 
-
-def _own(name: str) -> prunable.Prunable:
     module_name, _, function_name = name.partition(":")
     try:
         function: Callable[[], Any] = getattr(
@@ -65,16 +94,21 @@ def _own(name: str) -> prunable.Prunable:
     except (ImportError, AttributeError, TypeError) as error:
         reason = f"cannot be made: {error}"
         raise run_state.usage_error("model", name, reason) from error
-    if not isinstance(model, prunable.Prunable):
+    if not isinstance(model, Prunable):
         kind = type(model).__name__
         raise run_state.usage_error(
             "model", name, f"returned a {kind}; it must return a jaxprune.Prunable"
         )
-    return model
+    return Source(name, model, task)
 
 
-def read(source: Source, path: str) -> dict[str, Any]:
+def read(source: Source, path: str, key: jax.Array) -> Weights:
     """Returns the variables of the unpruned model from a file.
+
+    Args:
+        source: the model.
+        path: safetensors file or directory, or a checkpoint of this project.
+        key: of a head that the file lacks.
 
     Raises:
         run_state.UsageError: listing what does not fit.
@@ -84,35 +118,55 @@ def read(source: Source, path: str) -> dict[str, Any]:
         if checkpoints.exists(path):
             variables, description = checkpoints.load(path)
             if "structure" in description:
-                described = prunable.Structure.from_json(description["structure"])
+                described = Structure.from_json(description["structure"])
                 if described != source.model.structure:
                     raise ValueError("it holds a pruned model; give the unpruned one")
-            return checkpoints.checked(variables, like)
-        if source.config is None:
+            return Weights(checkpoints.checked(variables, like), True)
+        if source.architecture is None:
             raise ValueError("a model of your own is read from a checkpoint directory")
-        tensors = checkpoints.load_safetensors(path)
-        return weights.read(resnet.weight_table(source.config), tensors, like)
+        return _from_safetensors(source, source.architecture, path, like, key)
     except ValueError as error:
         raise run_state.usage_error("weights", path, str(error)) from error
 
 
+def _from_safetensors(
+    source: Source, architecture: Architecture, path: str, like: Any, key: jax.Array
+) -> Weights:
+    tensors = checkpoints.load_safetensors(path)
+    table = architecture.weight_table(source.config)
+    in_head = [
+        entry
+        for entry in table
+        if len(entry.path) > 1 and entry.path[1] in architecture.head
+    ]
+    names = {name for entry in in_head for name in (entry.name, *entry.aliases)}
+    if not in_head or names & set(tensors):
+        return Weights(weights.read(table, tensors, like), True)
+    drawn = jax.jit(source.model.init)(key)["params"]
+    new = {name: drawn[name] for name in architecture.head if name in drawn}
+    return Weights(weights.read(table, tensors, like, new={"params": new}), False)
+
+
 def write(
-    source: Source, model: prunable.Prunable, variables: Any, workdir: pathlib.Path
+    source: Source,
+    model: Prunable,
+    variables: Mapping[str, Any],
+    workdir: pathlib.Path,
 ) -> None:
-    """Writes the pruned model as a checkpoint and, for our networks, as safetensors."""
+    """Writes the pruned model: a checkpoint and, for our networks, safetensors."""
     description: dict[str, Any] = {
         "model": source.name,
         "structure": model.structure.to_json(),
     }
-    if source.config is not None:
-        config = resnet.pruned_config(source.config, model.structure)
+    if source.architecture is not None:
+        config = source.architecture.pruned_config(source.config, model.structure)
         description["config"] = dataclasses.asdict(config)
-        json_files.write_json_atomic(
-            workdir / "config.json", {"model": source.name, **description["config"]}
-        )
+        written = {"model": source.name, **source.architecture.to_json(config)}
+        tensors = weights.write(source.architecture.weight_table(config), variables)
+        json_files.write_json_atomic(workdir / "config.json", written)
         checkpoints.save_safetensors(
             workdir / "pruned.safetensors",
-            weights.write(resnet.weight_table(config), variables),
+            tensors,
             {"format": "pt", "model": source.name},
         )
     checkpoints.save(workdir / "checkpoint", variables, description)

@@ -36,7 +36,7 @@ def test_each_example_is_judged_once_and_in_order(count):
         "b": rng.normal(size=count).astype(np.float32),
     }
     labels = rng.integers(0, 2, count).astype(np.int32)
-    evaluator = prune_evaluate.Evaluator(prune_task.IMAGE_CLASSIFICATION)
+    evaluator = prune_evaluate.Evaluator(prune_task.CLASSIFICATION)
     found = evaluator.correct(
         threshold_model(),
         {"params": {"t": np.float32(0.1)}},

@@ -1,0 +1,57 @@
+"""Images as inputs of a network, and their random changes in training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data, prune_data
+from jaxprune import recover
+
+# Mean and standard deviation that published weights expect; other images go to 0..1.
+_PHOTOGRAPHS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_NORMALIZATION = {"cifar10_jpeg": _PHOTOGRAPHS}
+# Pixels by which training moves an image.
+_SHIFTS = {"cifar10_jpeg": 4}
+
+
+def prepare(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns normalised images `[N, H, W, C]` float32 and labels `[N]` int32."""
+    assert dataset.images is not None
+    assert dataset.max_value is not None
+    images = np.asarray(dataset.images, np.float32) / np.float32(dataset.max_value)
+    if images.ndim == 3:
+        images = images[..., None]
+    if dataset.name in _NORMALIZATION:
+        mean, deviation = _NORMALIZATION[dataset.name]
+        shift, scale = np.array(mean), np.array(deviation)
+        images = ((images - shift) / scale).astype(np.float32)
+    return np.ascontiguousarray(images), np.asarray(dataset.labels, np.int32)
+
+
+def make_prepare(train: data.Dataset) -> prune_data.PrepareFn:
+    """Returns `prepare`; it needs to know nothing of the training split."""
+    del train
+    return prepare
+
+
+def augmentation(dataset: str) -> recover.AugmentFn | None:
+    """Returns the usual augmentation: shifts, and mirrors for photographs."""
+    pixels = _SHIFTS.get(dataset, 0)
+    return functools.partial(_shift_and_mirror, pixels) if pixels else None
+
+
+def _shift_and_mirror(pixels: int, key: jax.Array, images: jax.Array) -> jax.Array:
+    shift_key, mirror_key = jax.random.split(key)
+    padding = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
+    padded = jnp.pad(images, padding, mode="reflect")
+    starts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * pixels + 1)
+
+    def crop(image: jax.Array, start: jax.Array) -> jax.Array:
+        corner = (start[0], start[1], jnp.int32(0))
+        return jax.lax.dynamic_slice(image, corner, images.shape[1:])
+
+    cropped = jax.vmap(crop)(padded, starts)
+    mirrored = jax.random.bernoulli(mirror_key, shape=(len(images), 1, 1, 1))
+    return jnp.where(mirrored, cropped[:, :, ::-1], cropped)

@@ -1,0 +1,68 @@
+"""No example serves two purposes, and held-out texts are not in training."""
+
+import numpy as np
+import pytest
+
+from experiments import data, prune_data, prune_images
+
+
+def numbered(dataset):
+    """Texts are numbers, so that an example can be told."""
+    return np.array([int(text) for text in dataset.texts]), dataset.labels
+
+
+@pytest.fixture
+def emotion(tmp_path):
+    parts = {"train": range(20), "val": range(18, 30), "test": [3, *range(28, 40)]}
+    for name, numbers in parts.items():
+        lines = [f"{number};joy" for number in numbers]
+        (tmp_path / f"{name}.txt").write_text("\n".join(["text;label", *lines]) + "\n")
+    return tmp_path
+
+
+def test_validation_selects_and_what_it_leaves_certifies(emotion):
+    splits = prune_data.load(
+        "emotion",
+        str(emotion),
+        lambda train: numbered,
+        seed=0,
+        num_calibration=5,
+        num_selection=6,
+        trained_elsewhere=True,
+        needs_training=False,
+    )
+    training, selection, certificate = (
+        set(getattr(splits, name).inputs.tolist())
+        for name in ("training", "selection", "certificate")
+    )
+    assert training == set(range(20))
+    assert len(selection) == 6
+    # 18 and 19 stand in train, 28 and 29 in validation, 3 in train.
+    assert selection | certificate == set(range(20, 40))
+    assert not selection & certificate
+    assert splits.describe() == {
+        "training": 20,
+        "calibration": 5,
+        "selection": 6,
+        "certificate": 14,
+        "dropped_duplicates": 5,
+    }
+
+
+@pytest.mark.parametrize("trained_elsewhere", [True, False])
+def test_images_are_parted_without_a_validation_split(trained_elsewhere):
+    splits = prune_data.load(
+        "digits",
+        None,
+        prune_images.make_prepare,
+        seed=1,
+        num_calibration=100,
+        num_selection=10_000,
+        trained_elsewhere=trained_elsewhere,
+        needs_training=True,
+    )
+    train, test = (len(data.load("digits", name)) for name in ("train", "test"))
+    source = test if trained_elsewhere else train
+    assert len(splits.selection) == source // 5
+    assert len(splits.training) == train - (0 if trained_elsewhere else train // 5)
+    assert len(splits.certificate) == test - (test // 5 if trained_elsewhere else 0)
