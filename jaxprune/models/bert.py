@@ -71,14 +71,9 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         """Checks that the sizes agree."""
-        if self.num_layers < 1 or self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"num_layers={self.num_layers} must be positive and hidden_size="
-                f"{self.hidden_size} a multiple of num_heads={self.num_heads}"
-            )
-        if self.activation not in encoder.ACTIVATIONS:
-            known = ", ".join(encoder.ACTIVATIONS)
-            raise ValueError(f"activation={self.activation!r} is none of {known}")
+        encoder.check_sizes(
+            self.num_layers, self.hidden_size, self.num_heads, self.activation
+        )
 
 
 def base_config(**changes: Any) -> BertConfig:
@@ -88,30 +83,26 @@ def base_config(**changes: Any) -> BertConfig:
 
 def minilm_config(**changes: Any) -> BertConfig:
     """Returns MiniLM-L6: 6 blocks of width 384."""
-    return BertConfig(
-        **{
-            "hidden_size": 384,
-            "num_layers": 6,
-            "intermediate_size": 1536,
-            "head": Head.EMBEDDING,
-            **changes,
-        }
-    )
+    sizes: dict[str, Any] = {
+        "hidden_size": 384,
+        "num_layers": 6,
+        "intermediate_size": 1536,
+        "head": Head.EMBEDDING,
+    }
+    return BertConfig(**sizes | changes)
 
 
 def tiny_config(**changes: Any) -> BertConfig:
     """Returns a network for demonstrations and tests: 6 blocks of width 32."""
-    return BertConfig(
-        **{
-            "vocab_size": 1000,
-            "hidden_size": 32,
-            "num_layers": 6,
-            "num_heads": 4,
-            "intermediate_size": 64,
-            "max_positions": 64,
-            **changes,
-        }
-    )
+    sizes: dict[str, Any] = {
+        "vocab_size": 1000,
+        "hidden_size": 32,
+        "num_layers": 6,
+        "num_heads": 4,
+        "intermediate_size": 64,
+        "max_positions": 64,
+    }
+    return BertConfig(**sizes | changes)
 
 
 class Block(nn.Module):

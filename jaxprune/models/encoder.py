@@ -18,6 +18,24 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+def check_sizes(
+    num_layers: int, hidden_size: int, num_heads: int, activation: str
+) -> None:
+    """Refuses sizes that do not agree, and functions that are not there.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if num_layers < 1 or hidden_size % num_heads:
+        raise ValueError(
+            f"num_layers={num_layers} must be positive and hidden_size={hidden_size} "
+            f"a multiple of num_heads={num_heads}"
+        )
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation={activation!r} is none of {known}")
+
+
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
     """Returns a LayerNorm whose variance is that of the centred values."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)

@@ -63,6 +63,14 @@ def dense(name: str, *path: str) -> list[Entry]:
     ]
 
 
+def convolution(name: str, *path: str) -> list[Entry]:
+    """Returns the two entries of a convolution called `name` in the file."""
+    return [
+        Entry(f"{name}.weight", ("params", *path, "kernel"), CONVOLUTION),
+        Entry(f"{name}.bias", ("params", *path, "bias"), VECTOR),
+    ]
+
+
 def layer_norm(name: str, *path: str) -> list[Entry]:
     """Returns the two entries of a LayerNorm called `name` in the file.
 

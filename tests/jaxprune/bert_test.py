@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf
 
 from jaxprune import cost, plan, prunable
 from jaxprune.models import bert, blocks, weights
 from jaxprune.models.text import Text, pad
+from tests.jaxprune import naive
 
 CONFIG = bert.BertConfig(
     vocab_size=20,
@@ -23,15 +23,6 @@ TEXT = pad([[3, 4, 5, 6, 7], [8, 9, 3]], 6)
 STACK = bert.STACK
 
 
-def randomized(variables, seed=0):
-    """Variables of which none leaves things as they are."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.5 + 0.1, jnp.float32),
-        variables,
-    )
-
-
 @pytest.fixture(scope="module")
 def model():
     return bert.prunable_bert(CONFIG)
@@ -39,37 +30,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def variables(model):
-    return randomized(jax.eval_shape(model.init, jax.random.key(0)))
-
-
-def naive_dense(p, x):
-    return x @ p["kernel"] + p.get("bias", 0)
-
-
-def naive_norm(p, x):
-    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
-    return normal * p["scale"] + p["bias"]
-
-
-def naive_attention(p, x, mask, num_heads):
-    """One query, one head, one key at a time. `x` is [S, D], `mask` [S]."""
-    query, key, value = (naive_dense(p[n], x) for n in ("query", "key", "value"))
-    size = x.shape[1] // num_heads
-    result = np.zeros_like(x)
-    for head in range(num_heads):
-        part = slice(head * size, (head + 1) * size)
-        for i in range(len(x)):
-            scores = [
-                np.exp(query[i, part] @ key[j, part] / np.sqrt(size)) * mask[j]
-                for j in range(len(x))
-            ]
-            shares = np.array(scores) / np.sum(scores)
-            result[i, part] = shares @ value[:, part]
-    return naive_dense(p["output"], result)
-
-
-def naive_gelu(x):
-    return x * (1 + erf(x / np.sqrt(2))) / 2
+    return naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
 
 
 def naive_blocks(params, token_ids, mask, types, config):
@@ -78,16 +39,16 @@ def naive_blocks(params, token_ids, mask, types, config):
     x = p["word_embeddings"]["embedding"][token_ids]
     x = x + p["position_embeddings"]["embedding"][: len(x)]
     x = x + p["type_embeddings"]["embedding"][types]
-    x = naive_norm(p["embeddings_norm"], x)
+    x = naive.norm(p["embeddings_norm"], x)
     outputs = []
     for index in range(config.num_layers):
         q = p[f"block_{index}"]
-        y = naive_attention(q["attention"], x, mask, config.num_heads)
-        x = naive_norm(q["attention_norm"], x + y)
-        y = naive_dense(
-            q["mlp"]["output"], naive_gelu(naive_dense(q["mlp"]["hidden"], x))
+        y = naive.attention(q["attention"], x, mask, config.num_heads)
+        x = naive.norm(q["attention_norm"], x + y)
+        y = naive.dense(
+            q["mlp"]["output"], naive.gelu(naive.dense(q["mlp"]["hidden"], x))
         )
-        x = naive_norm(q["mlp_norm"], x + y)
+        x = naive.norm(q["mlp_norm"], x + y)
         outputs.append(x)
     return outputs
 
@@ -102,9 +63,9 @@ def test_blocks_and_logits_match_a_naive_network(model, variables):
         expected = naive_blocks(p, *example, CONFIG)
         for ours, theirs in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(ours[row], theirs, rtol=1e-4, atol=1e-4)
-        pooled = np.tanh(naive_dense(p["pooler"], expected[-1][0]))
+        pooled = np.tanh(naive.dense(p["pooler"], expected[-1][0]))
         np.testing.assert_allclose(
-            logits[row], naive_dense(p["classifier"], pooled), rtol=1e-4, atol=1e-4
+            logits[row], naive.dense(p["classifier"], pooled), rtol=1e-4, atol=1e-4
         )
 
 
@@ -112,7 +73,7 @@ def test_blocks_and_logits_match_a_naive_network(model, variables):
 def test_padding_changes_nothing(head):
     config = dataclasses.replace(CONFIG, num_layers=2, head=head)
     model = bert.prunable_bert(config)
-    variables = randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    variables = naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
     apply = jax.jit(model.apply)
     short = apply(variables, pad([[3, 4, 5]]))[0]
     padded = apply(variables, pad([[3, 4, 5]], 6, pad_id=11))[0]
@@ -136,7 +97,7 @@ def test_heads_return_what_they_say():
 
 def test_embeddings_are_the_mean_over_tokens():
     model = bert.prunable_bert(dataclasses.replace(CONFIG, head=bert.Head.EMBEDDING))
-    variables = randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    variables = naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
     pooled, outputs = jax.jit(model.activations[STACK])(variables, TEXT)
     np.testing.assert_allclose(pooled[0], outputs[-1][0, :5].mean(0), rtol=1e-5)
     np.testing.assert_allclose(pooled[1], outputs[-1][1, :3].mean(0), rtol=1e-5)
@@ -240,7 +201,7 @@ def test_attached_maps_take_effect_and_compose(model, variables):
 def test_weights_survive_the_round_trip(head):
     config = dataclasses.replace(CONFIG, head=head)
     like = jax.eval_shape(bert.prunable_bert(config).init, jax.random.key(0))
-    variables, table = randomized(like), bert.weight_table(config)
+    variables, table = naive.randomized(like), bert.weight_table(config)
     tensors = weights.write(table, variables)
     prefix = "" if head is bert.Head.EMBEDDING else "bert."
     assert tensors[f"{prefix}encoder.layer.2.intermediate.dense.weight"].shape == (
@@ -258,7 +219,9 @@ def test_another_head_can_be_put_on_the_same_encoder():
     like = jax.eval_shape(bert.prunable_bert(bare).init, jax.random.key(0))
     tensors = {
         name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): x
-        for name, x in weights.write(bert.weight_table(bare), randomized(like)).items()
+        for name, x in weights.write(
+            bert.weight_table(bare), naive.randomized(like)
+        ).items()
     }
     tensors["pooler.dense.weight"] = np.eye(8, dtype=np.float32)
     tensors["pooler.dense.bias"] = np.ones(8, np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune import checkpoints, plan, prunable
-from jaxprune.models import bert, blocks, text, weights
+from jaxprune.models import bert, blocks, text, vit, weights
 
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch")
@@ -186,3 +186,63 @@ def test_a_pruned_bert_goes_back_to_transformers(tmp_path, head):
         expected = of_bert(again, batch).logits.numpy()
     assert again.config.num_hidden_layers == 2
     np.testing.assert_allclose(output, expected, **TOLERANCE)
+
+
+SMALL_VIT = {
+    "image_size": 12,
+    "patch_size": 4,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "num_labels": 5,
+}
+
+
+def check_vit(reference, directory, images):
+    config, tensors = saved(reference, directory)
+    config = vit.config_from_hf(config)
+    model = vit.prunable_vit(config)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    variables = weights.read(vit.weight_table(config), tensors, like)
+    logits, hidden = jax.jit(model.activations[vit.STACK])(variables, images)
+    expected = of_vit(reference, images)
+    for ours, theirs in zip(hidden, expected.hidden_states[1:], strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), **TOLERANCE)
+    np.testing.assert_allclose(logits, expected.logits.numpy(), **TOLERANCE)
+    return config, model, variables
+
+
+def of_vit(reference, images):
+    with torch.no_grad():
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        return reference(pixels, output_hidden_states=True)
+
+
+def some_images(size):
+    return np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+
+
+def test_vit_and_a_pruned_one_back(tmp_path):
+    reference_class = transformers.ViTForImageClassification
+    reference = randomize(reference_class(transformers.ViTConfig(**SMALL_VIT)))
+    images = some_images(12)
+    config, model, variables = check_vit(reference, tmp_path / "base", images)
+    made = plan.make_plan(model.stack(vit.STACK), [0, 2])
+    smaller, pruned = prunable.prune(model, variables, made)
+    config = vit.pruned_config(config, smaller.structure)
+    base = json.loads((tmp_path / "base/config.json").read_text())
+    tensors = weights.write(vit.weight_table(config), pruned)
+    write(tmp_path / "pruned", vit.config_to_hf(config, base), tensors)
+    again = strictly(reference_class, tmp_path / "pruned")
+    assert again.config.num_hidden_layers == 2
+    logits = jax.jit(smaller.apply)(pruned, images)
+    np.testing.assert_allclose(logits, of_vit(again, images).logits, **TOLERANCE)
+
+
+@pytest.mark.slow
+def test_vit_at_its_true_size(tmp_path):
+    config = transformers.ViTConfig(num_labels=1000)
+    reference = randomize(transformers.ViTForImageClassification(config), 0.1)
+    _, _, variables = check_vit(reference, tmp_path, some_images(224))
+    assert sum(x.size for x in jax.tree.leaves(variables)) == 86_567_656
