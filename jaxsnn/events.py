@@ -3,7 +3,8 @@
 *By steps* is a matrix product for each of the `T` steps; it suits accelerators, short
 time and small layers. *By events* sorts the input spikes of each example and adds one
 row of the weights per spike: with 784 inputs, of which 150 spike in time, and 256
-steps it does a thousandth of the arithmetic. Both give the same numbers.
+steps it does a thousandth of the arithmetic. Both give the same numbers. Layers with
+delays or a response in time are simulated by steps.
 
 These functions take a batch, unlike the rest of the library: all examples share one
 loop, and it ends with the last spike of any.
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import network
+from jaxsnn.sat.response import STEP, peak
 
 # Multiplications per example above which sorting pays on a CPU (measured).
 _MANY_MULTIPLICATIONS = 2**17
@@ -48,19 +50,27 @@ def output_steps(
     remaining = iter(neurons)
     for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
         if isinstance(layer, network.Dense):
-            level = _fire(next(remaining), level, config.num_steps)
+            level = _fire(layer, next(remaining), level, config.num_steps)
             continue
         under = jax.vmap(functools.partial(network.patches, layer, shape))(level)
         if isinstance(layer, network.EarliestPool2D):
             level = under.min(axis=-1).reshape(batch, -1)
             continue
         rows = under.reshape(-1, under.shape[-1])
-        level = _fire(next(remaining), rows, config.num_steps).reshape(batch, -1)
+        fired = _fire(layer, next(remaining), rows, config.num_steps)
+        level = fired.reshape(batch, -1)
     return level
 
 
-def _fire(neurons: network.Neurons, steps: jax.Array, num_steps: int) -> jax.Array:
-    return spike_steps(neurons.weights, steps, neurons.threshold, num_steps)
+def _fire(
+    layer: network.Dense | network.Conv2D,
+    neurons: network.Neurons,
+    steps: jax.Array,
+    num_steps: int,
+) -> jax.Array:
+    if layer.response == STEP and layer.delays is None:
+        return spike_steps(neurons.weights, steps, neurons.threshold, num_steps)
+    return by_responses(layer, neurons, steps, num_steps)
 
 
 def spike_steps(
@@ -143,3 +153,36 @@ def by_events(
     start = (jnp.zeros(shape, weights.dtype), jnp.full(shape, last, jnp.int32))
     num_events = (clock < last - 1).any(axis=1).sum()
     return jax.lax.fori_loop(0, num_events, advance, start)[1]
+
+
+def by_responses(
+    layer: network.Dense | network.Conv2D,
+    neurons: network.Neurons,
+    steps: jax.Array,
+    num_steps: int,
+) -> jax.Array:
+    """As `spike_steps`, for a layer with delays or a response in time.
+
+    Args:
+      layer: the layer.
+      neurons: `[N, D]` weights and the threshold.
+      steps: `[B, D]` whole numbers in `0 .. T-1`.
+      num_steps: `T`.
+    """
+    last = num_steps - 1
+    steps = steps.astype(jnp.int32)
+    parts = list(network.by_delay(neurons.weights, layer.delays))
+    threshold = neurons.threshold * peak(layer.response)
+
+    def advance(fired: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
+        voltages = jnp.zeros(fired.shape, neurons.weights.dtype)
+        for delay, weights in parts:
+            values = network.responses(layer.response, step - steps - delay, num_steps)
+            voltages += jnp.matmul(
+                values, weights.T, precision=jax.lax.Precision.HIGHEST
+            )
+        first = (voltages > threshold) & (fired == last)
+        return jnp.where(first, step + 1, fired), None
+
+    start = jnp.full((len(steps), len(neurons.weights)), last, jnp.int32)
+    return jax.lax.scan(advance, start, jnp.arange(last - 1, dtype=jnp.int32))[0]

@@ -33,7 +33,10 @@ S4NN_THRESHOLD = 100.0
 
 
 def finest_fractional_bits(
-    weights: Sequence[np.ndarray], thresholds: Sequence[np.ndarray], maximum: int = 16
+    weights: Sequence[np.ndarray],
+    thresholds: Sequence[np.ndarray],
+    maximum: int = 16,
+    peaks: Sequence[int] | None = None,
 ) -> int:
     """Returns the most fractional bits that keep every neuron exact in float32.
 
@@ -41,16 +44,19 @@ def finest_fractional_bits(
       weights: one `[N, D]` array a layer.
       thresholds: one `[N]` array a layer.
       maximum: never return more than this.
+      peaks: of the response of each layer, by which its sums are multiplied; ones if
+        it is left out.
 
     Raises:
       ValueError: not even integers fit.
     """
+    peaks = peaks or [1] * len(weights)
     load = max(
-        float((np.abs(w).sum(axis=1) + np.abs(theta) + 1).max())
-        for w, theta in zip(weights, thresholds, strict=True)
+        float((np.abs(w).sum(axis=1) + np.abs(theta) + 1).max()) * peak
+        for w, theta, peak in zip(weights, thresholds, peaks, strict=True)
     )
     # Rounding moves each weight by at most one half unit.
-    fan_in = max(w.shape[1] for w in weights)
+    fan_in = max(w.shape[1] * peak for w, peak in zip(weights, peaks, strict=True))
     for bits in range(maximum, -1, -1):
         if load * 2**bits + fan_in / 2 < MAX_EXACT_SUM:
             return bits

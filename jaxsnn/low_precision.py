@@ -3,7 +3,8 @@
 Training sees the very integers that are verified: `quantize` rounds weights to whole
 numbers of `bits` bits and scales the threshold along, also to a whole number, in every
 update. Gradients pass the rounding unchanged (the straight-through estimator,
-arXiv 1308.3432).
+arXiv 1308.3432). Responses in time are integers already: the thresholds of an integer
+network are multiplied by the peak of the response, its fixed point.
 """
 
 import chex
@@ -13,6 +14,7 @@ import numpy as np
 
 from jaxsnn import integer, network
 from jaxsnn.sat import spec
+from jaxsnn.sat.response import peak
 
 # The step between levels, in standard deviations, that rounds a Gaussian with the
 # least squared error to 2^(bits - 1) - 1 levels on either side of zero.
@@ -97,6 +99,7 @@ def integer_neurons(
     scale = 2.0 ** integer.finest_fractional_bits(
         [np.asarray(layer.weights, np.float64) for layer in neurons],
         [np.full(len(layer.weights), config.threshold) for layer in neurons],
+        peaks=[peak(layer.response) for layer in config.neuron_layers],
     )
     return [
         network.Neurons(jnp.round(weights * scale), jnp.round(threshold * scale))
@@ -137,13 +140,27 @@ def integer_network(
         neurons = next(remaining)
         scale = float(neurons.threshold) / config.threshold
         weights = np.asarray(neurons.weights).astype(np.int64)
-        thresholds = np.full(len(weights), int(neurons.threshold))
+        threshold = int(neurons.threshold) * peak(layer.response)
+        thresholds = np.full(len(weights), threshold)
+        delays = None if layer.delays is None else layer.delays.steps
         if isinstance(layer, network.Dense):
-            layers.append(spec.Dense(weights, thresholds))
+            layers.append(spec.Dense(weights, thresholds, layer.response, delays))
             continue
-        kernel = weights.reshape(len(weights), *layer.window, shape[2])
-        kernel = np.moveaxis(kernel, 0, -1)
-        layers.append(spec.Conv2D(kernel, thresholds, _image(shape), layer.strides))
+
+        def as_kernel(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+            return np.moveaxis(values.reshape(len(values), *shape), 0, -1)
+
+        taps = (*layer.window, shape[2])
+        layers.append(
+            spec.Conv2D(
+                as_kernel(weights, taps),
+                thresholds,
+                _image(shape),
+                layer.strides,
+                response=layer.response,
+                delays=None if delays is None else as_kernel(delays, taps),
+            )
+        )
     return spec.IntegerNetwork(tuple(layers), config.num_steps, scale)
 
 

@@ -4,15 +4,24 @@ The semantics are those of `jaxsnn.sat.spec`, with float weights: every input an
 every neuron spikes once, and a neuron spikes one step after its potential first
 exceeds the threshold, at `T - 1` if it never does. This is where a network starts;
 its integer form (`jaxsnn.integer`) is what is measured and verified.
+
+Responses are integers here, too, and so are delays: training sees what is verified. A
+potential is `sum_i w[n, i] kappa(t - s_i - d[n, i])` and is compared to the threshold
+times the peak of `kappa`, so that the scale of a response does not matter.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxsnn.sat.response import STEP, Response, by_age, canonical, peak
 
 # The mean of the initial weights is such that the potential of a neuron all of whose
 # inputs have spiked is this many thresholds, and their spread such that its standard
@@ -22,10 +31,55 @@ _INITIAL_SPREAD = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Delays:
+    """Delays of the synapses of a layer, hashable; see `Delays.of`.
+
+    Attributes:
+      shape: that of the weights in `Params`.
+      data: bytes of the delays, little-endian int16.
+    """
+
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def of(cls, steps: np.ndarray) -> "Delays":
+        """Returns whole steps, `[N, D]` or `[F, KH * KW * C]`, as static delays.
+
+        Raises:
+          ValueError: steps that are not integers in `0 .. 32767`.
+
+        >>> Delays.of(np.array([[0, 2]])).steps
+        array([[0, 2]], dtype=int32)
+        """
+        steps = np.asarray(steps)
+        if steps.dtype.kind not in "iu" or not 0 <= steps.min() <= steps.max() < 2**15:
+            raise ValueError(
+                f"delays of type {steps.dtype} from {steps.min()} to {steps.max()}; "
+                "they must be integers from 0 to 32767"
+            )
+        return cls(steps.shape, np.ascontiguousarray(steps, "<i2").tobytes())
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The delays, int32."""
+        return np.frombuffer(self.data, "<i2").reshape(self.shape).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Dense:
-    """A fully connected layer of `num_neurons`."""
+    """A fully connected layer.
+
+    Attributes:
+      num_neurons: `N`.
+      response: of a potential to a spike (`jaxsnn.sat.response`), integers; the
+        default is a step.
+      delays: of the synapses, `[N, D]`, or None.
+    """
 
     num_neurons: int
+    response: Response = STEP
+    delays: Delays | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +90,15 @@ class Conv2D:
       num_features: `F`.
       window: `(rows, columns)` of the kernel.
       strides: `(rows, columns)`.
+      response: as in `Dense`.
+      delays: `[F, KH * KW * C]`, or None.
     """
 
     num_features: int
     window: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
+    response: Response = STEP
+    delays: Delays | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +154,12 @@ class NetworkConfig:
                 f"{self.num_steps=} must be at least {depth + 2}: with {depth} layers "
                 "of neurons no output could spike before the last step"
             )
-        _ = self.shapes
+        for layer, fan in zip(self.neuron_layers, self.weight_shapes, strict=True):
+            canonical(layer.response)
+            if layer.delays is not None and layer.delays.shape != fan:
+                raise ValueError(
+                    f"delays of shape {layer.delays.shape} for weights of shape {fan}"
+                )
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -104,6 +167,23 @@ class NetworkConfig:
         shapes = [self.input_shape]
         for layer in self.layers:
             shapes.append(_output_shape(layer, shapes[-1]))
+        return tuple(shapes)
+
+    @property
+    def neuron_layers(self) -> tuple[Dense | Conv2D, ...]:
+        """The layers that have weights."""
+        return tuple(la for la in self.layers if not isinstance(la, EarliestPool2D))
+
+    @property
+    def weight_shapes(self) -> tuple[tuple[int, int], ...]:
+        """The shapes of the weights in `Params`."""
+        shapes = []
+        for layer, shape in zip(self.layers, self.shapes[:-1], strict=True):
+            if isinstance(layer, Dense):
+                shapes.append((layer.num_neurons, math.prod(shape)))
+            elif isinstance(layer, Conv2D):
+                taps = math.prod(layer.window) * shape[2]
+                shapes.append((layer.num_features, taps))
         return tuple(shapes)
 
 
@@ -172,15 +252,12 @@ def init(key: jax.Array, config: NetworkConfig) -> Params:
     """
     weights = []
     keys = jax.random.split(key, len(config.layers))
-    for layer_key, layer, shape in zip(
-        keys, config.layers, config.shapes[:-1], strict=True
-    ):
-        if isinstance(layer, EarliestPool2D):
-            continue
-        if isinstance(layer, Dense):
-            fan = (layer.num_neurons, math.prod(shape))
-        else:
-            fan = (layer.num_features, math.prod(layer.window) * shape[2])
+    with_weights = [
+        layer_key
+        for layer_key, layer in zip(keys, config.layers, strict=True)
+        if not isinstance(layer, EarliestPool2D)
+    ]
+    for layer_key, fan in zip(with_weights, config.weight_shapes, strict=True):
         noise = jax.random.normal(layer_key, fan) / math.sqrt(fan[1])
         mean = _INITIAL_MEAN / fan[1]
         weights.append(config.threshold * (mean + _INITIAL_SPREAD * noise))
@@ -205,7 +282,6 @@ def apply(config: NetworkConfig, params: Params, steps: jax.Array) -> list[jax.A
     """
     chex.assert_shape(steps, (math.prod(config.input_shape),))
     threshold = jnp.float32(config.threshold)
-    fire = jax.vmap(spike_steps, (None, 0, None, None))
     weights = iter(params.weights)
     levels = [steps.astype(jnp.float32)]
     for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
@@ -216,20 +292,37 @@ def apply(config: NetworkConfig, params: Params, steps: jax.Array) -> list[jax.A
             rows = patches(layer, shape, levels[-1])[:, 0]
         else:
             rows = levels[-1][None]
-        levels.append(fire(next(weights), rows, threshold, config.num_steps).ravel())
+        fired = jax.vmap(
+            functools.partial(
+                spike_steps,
+                next(weights),
+                threshold=threshold,
+                num_steps=config.num_steps,
+                response=layer.response,
+                delays=layer.delays,
+            )
+        )(rows)
+        levels.append(fired.ravel())
     return levels
 
 
 def spike_steps(
-    weights: jax.Array, steps: jax.Array, threshold: jax.Array, num_steps: int
+    weights: jax.Array,
+    steps: jax.Array,
+    threshold: jax.Array,
+    num_steps: int,
+    response: Response = STEP,
+    delays: Delays | None = None,
 ) -> jax.Array:
     """Returns the steps at which neurons spike.
 
     Args:
       weights: `[N, D]`.
       steps: `[D]` spike times of their inputs.
-      threshold: scalar, or `[N]`.
+      threshold: scalar, or `[N]`; multiplied by the peak of the response.
       num_steps: `T`.
+      response: to each spike.
+      delays: of the synapses, `[N, D]`.
 
     Returns:
       `[N]` float32: one step after the potential first exceeds the threshold, at most
@@ -239,32 +332,74 @@ def spike_steps(
     >>> spike_steps(weights, jnp.array([1, 2]), jnp.float32(1), num_steps=9)
     Array([2., 3.], dtype=float32)
     """
-    voltages = potentials(weights, steps, num_steps)
-    threshold = jnp.broadcast_to(threshold, voltages.shape[:1])
+    voltages = potentials(weights, steps, num_steps, response, delays)
+    threshold = jnp.broadcast_to(threshold * peak(response), voltages.shape[:1])
     crossed = voltages > threshold[:, None]
     first = jnp.where(crossed.any(axis=1), crossed.argmax(axis=1) + 1, num_steps - 1)
     return jnp.minimum(first, num_steps - 1).astype(jnp.float32)
 
 
-def potentials(weights: jax.Array, steps: jax.Array, num_steps: int) -> jax.Array:
+def potentials(
+    weights: jax.Array,
+    steps: jax.Array,
+    num_steps: int,
+    response: Response = STEP,
+    delays: Delays | None = None,
+) -> jax.Array:
     """Returns the membrane potentials of neurons at every step.
 
     Args:
       weights: `[N, D]`.
       steps: `[D]` spike times of their inputs.
       num_steps: `T`.
+      response: to each spike.
+      delays: of the synapses, `[N, D]`.
 
     Returns:
-      `[N, T]`: the sum of the weights of all inputs that have spiked up to `t`.
+      `[N, T]`: the sum of the weights of all inputs that have spiked up to `t`, times
+      the responses to them.
 
     >>> potentials(jnp.array([[2.0, -1.5]]), jnp.array([1, 2]), num_steps=4)
     Array([[0. , 2. , 0.5, 0.5]], dtype=float32)
     """
     clock = jnp.arange(num_steps, dtype=steps.dtype)
-    arrived = steps[:, None] <= clock[None, :]
-    return jnp.matmul(
-        weights, arrived.astype(weights.dtype), precision=jax.lax.Precision.HIGHEST
-    )
+    if response == STEP and delays is None:
+        arrived = steps[:, None] <= clock[None, :]
+        return jnp.matmul(
+            weights, arrived.astype(weights.dtype), precision=jax.lax.Precision.HIGHEST
+        )
+    ages = (clock[None, :] - steps[:, None]).astype(jnp.int32)
+    parts = [
+        jnp.matmul(
+            part,
+            responses(response, ages - delay, num_steps),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        for delay, part in by_delay(weights, delays)
+    ]
+    return functools.reduce(jnp.add, parts)
+
+
+def responses(response: Response, ages: jax.Array, num_steps: int) -> jax.Array:
+    """Returns `kappa` of integer ages, `T - 1` at most, as float32.
+
+    >>> responses((2, 1, 0), jnp.array([-1, 0, 1, 5]), num_steps=8)
+    Array([0., 2., 1., 0.], dtype=float32)
+    """
+    table = jnp.asarray(by_age(response, num_steps))
+    return table[jnp.maximum(ages, -num_steps) + num_steps]
+
+
+def by_delay(
+    weights: jax.Array, delays: Delays | None
+) -> Iterator[tuple[int, jax.Array]]:
+    """Yields each delay, and the weights with zeros at all synapses of others."""
+    if delays is None:
+        yield 0, weights
+        return
+    steps = delays.steps
+    for delay in np.unique(steps).tolist():
+        yield delay, jnp.where(steps == delay, weights, 0)
 
 
 def patches(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import events, low_precision, network
+from jaxsnn.sat.response import STEP
 from jaxsnn.training import Gradient
 
 # The published initial weights are uniform in [0, 5] for 784 inputs and in [0, 10] for
@@ -103,11 +104,16 @@ def gradient(config: network.NetworkConfig, rule: Rule) -> Gradient:
       descent. The loss is the mean of half the squared errors (equation 8).
 
     Raises:
-      ValueError: layers other than dense.
+      ValueError: layers other than dense, or with delays or a response in time.
     """
     for layer in config.layers:
         if not isinstance(layer, network.Dense):
             raise ValueError(f"{layer}: the S4NN rule is defined for dense layers")
+        if layer.response != STEP or layer.delays is not None:
+            raise ValueError(
+                "the S4NN rule is defined for spikes that count at once and for ever; "
+                "surrogate gradients learn with delays and responses"
+            )
 
     def loss_and_updates(
         params: network.Params,

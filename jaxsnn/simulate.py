@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsnn.sat.response import STEP, Response, changes
+from jaxsnn.sat import response
 from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork, Layer
 
 
@@ -75,7 +75,7 @@ def is_instant(layer: Layer) -> bool:
     """Whether every spike of a layer counts at once and for ever."""
     return isinstance(layer, EarliestPool2D) or (
         isinstance(layer, Dense | Conv2D)
-        and layer.response == STEP
+        and layer.response == response.STEP
         and layer.delays is None
     )
 
@@ -105,25 +105,11 @@ def later(values: jax.Array, steps: int) -> jax.Array:
 def respond(layer: Layer, arrived: jax.Array) -> jax.Array:
     """Returns `[T, D]` responses to spikes that have been sent by each step."""
     assert isinstance(layer, Dense | Conv2D)
-    if layer.response == STEP:
+    if layer.response == response.STEP:
         return arrived
     return jnp.matmul(
-        response_matrix(layer.response, len(arrived)), arrived, precision="highest"
+        response.matrix(layer.response, len(arrived)), arrived, precision="highest"
     )
-
-
-def response_matrix(response: Response, num_steps: int) -> np.ndarray:
-    """Returns `[T, T]` float32: what a spike sent by step `h` changes at step `t`.
-
-    >>> response_matrix((2, 1), 3)
-    array([[ 2.,  0.,  0.],
-           [-1.,  2.,  0.],
-           [ 0., -1.,  2.]], dtype=float32)
-    """
-    matrix = np.zeros((num_steps, num_steps), np.float32)
-    for lag, change in changes(response):
-        matrix += change * np.eye(num_steps, k=-lag, dtype=np.float32)
-    return matrix
 
 
 def weighted_sums(layer: Layer, weights: Weights, values: jax.Array) -> jax.Array:

@@ -17,9 +17,12 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsnn import events, network
 from jaxsnn.network import Neurons
+from jaxsnn.sat import response
+from jaxsnn.sat.response import STEP, peak
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ def output_times(
     (2.0, [[True, False]])
     """
     num_steps = config.num_steps
-    num_bins = min(surrogate.num_bins or num_steps, num_steps)
+    num_bins = _num_bins(config, surrogate)
     seen = _output_bins(config, neurons, steps, num_bins, surrogate.width)
     if num_bins == num_steps:
         return seen
@@ -91,8 +94,9 @@ def output_bounds(
     """Returns bounds of the spike times of the outputs over a box of inputs.
 
     Interval propagation: the highest potential has every input of positive weight spike
-    as early as it can and every other one as late, and the lowest the reverse. With as
-    many bins as steps the bounds are sound.
+    as early as it can and every other one as late, and the lowest the reverse. Where a
+    response rises and falls, each change of it is bounded alone, which is loose. With
+    as many bins as steps the bounds are sound.
 
     Args:
       config: the network.
@@ -111,7 +115,7 @@ def output_bounds(
     >>> [float(t[0, 0]) for t in output_bounds(config, neurons, *box, Surrogate())]
     [1.0, 5.0]
     """
-    num_bins = min(surrogate.num_bins or config.num_steps, config.num_steps)
+    num_bins = _num_bins(config, surrogate)
     could = _arrived(earliest, config.num_steps, num_bins)
     must = _arrived(latest, config.num_steps, num_bins)
     remaining = iter(neurons)
@@ -121,11 +125,29 @@ def output_bounds(
             continue
         weights, threshold = next(remaining)
         middle = _potentials(layer, shape, weights, (could + must) / 2)
-        spread = _potentials(layer, shape, jnp.abs(weights), (could - must) / 2)
+        spread = _potentials(
+            layer, shape, jnp.abs(weights), (could - must) / 2, magnitude=True
+        )
+        threshold = threshold * peak(layer.response)
         could = _spiked(middle + spread, threshold, surrogate.width)
         must = _spiked(middle - spread, threshold, surrogate.width)
     unit = (config.num_steps - 1) / (num_bins - 1)
     return (num_bins - could.sum(axis=1)) * unit, (num_bins - must.sum(axis=1)) * unit
+
+
+def _num_bins(config: network.NetworkConfig, surrogate: Surrogate) -> int:
+    """Returns `G`; delays and responses count steps, and need a bin for each."""
+    num_bins = min(surrogate.num_bins or config.num_steps, config.num_steps)
+    if num_bins < config.num_steps and not all(map(_instant, config.neuron_layers)):
+        raise ValueError(
+            f"num_bins={surrogate.num_bins} must be None, or at least "
+            f"{config.num_steps}, for layers with delays or a response in time"
+        )
+    return num_bins
+
+
+def _instant(layer: network.Dense | network.Conv2D) -> bool:
+    return layer.response == STEP and layer.delays is None
 
 
 def _bins(steps: jax.Array, num_steps: int, num_bins: int) -> jax.Array:
@@ -148,7 +170,8 @@ def _output_bins(
 ) -> jax.Array:
     """Returns `[B, C]` bins in which the outputs spike, seen in bins throughout."""
     remaining = iter(neurons)
-    if isinstance(config.layers[0], network.Dense):
+    first = config.layers[0]
+    if isinstance(first, network.Dense) and _instant(first):
         weights, threshold = next(remaining)
         bins = _bins(steps, config.num_steps, num_bins)
         potentials = binned_potentials(weights, bins, num_bins)
@@ -165,7 +188,7 @@ def _output_bins(
             continue
         weights, threshold = next(remaining)
         potentials = _potentials(layer, shape, weights, spiked)
-        spiked = _spiked(potentials, threshold, width)
+        spiked = _spiked(potentials, threshold * peak(layer.response), width)
     return num_bins - spiked.sum(axis=1)
 
 
@@ -174,8 +197,29 @@ def _potentials(
     shape: tuple[int, ...],
     weights: jax.Array,
     spiked: jax.Array,
+    magnitude: bool = False,
 ) -> jax.Array:
-    """Returns `[B, G, N]` potentials from `[B, G, D]` spikes that have arrived."""
+    """Returns `[B, G, N]` potentials from `[B, G, D]` spikes that have been sent.
+
+    With `magnitude` changes of the response count by their size.
+    """
+    if layer.response != STEP:
+        matrix = response.matrix(layer.response, spiked.shape[1])
+        matrix = np.abs(matrix) if magnitude else matrix
+        spiked = jnp.einsum("gh,bhd->bgd", matrix, spiked, precision="highest")
+    parts = []
+    for delay, part in network.by_delay(weights, layer.delays):
+        late = jnp.pad(spiked, ((0, 0), (delay, 0), (0, 0)))[:, : spiked.shape[1]]
+        parts.append(_weighted_sums(layer, shape, part, late))
+    return functools.reduce(jnp.add, parts)
+
+
+def _weighted_sums(
+    layer: network.Dense | network.Conv2D,
+    shape: tuple[int, ...],
+    weights: jax.Array,
+    spiked: jax.Array,
+) -> jax.Array:
     precision = jax.lax.Precision.HIGHEST
     if isinstance(layer, network.Dense):
         return jnp.matmul(spiked, weights.T[None], precision=precision)

@@ -123,6 +123,31 @@ def changes(response: Response) -> list[tuple[int, int]]:
     return [(lag, change) for lag, change in enumerate(differences) if change]
 
 
+def matrix(response: Response, num_steps: int) -> np.ndarray:
+    """Returns `[T, T]` float32: what a spike sent by step `h` changes at step `t`.
+
+    >>> matrix((2, 1), 3)
+    array([[ 2.,  0.,  0.],
+           [-1.,  2.,  0.],
+           [ 0., -1.,  2.]], dtype=float32)
+    """
+    total = np.zeros((num_steps, num_steps), np.float32)
+    for lag, change in changes(response):
+        total += change * np.eye(num_steps, k=-lag, dtype=np.float32)
+    return total
+
+
+def by_age(response: Response, num_steps: int) -> np.ndarray:
+    """Returns `[2 T]` float32: `kappa(u)` for `u` from `-T` to `T - 1`.
+
+    >>> by_age((2, 1), 2)
+    array([0., 0., 2., 1.], dtype=float32)
+    """
+    index = np.minimum(np.arange(num_steps), len(response) - 1)
+    after = np.array(response, np.float32)[index]
+    return np.concatenate([np.zeros(num_steps, np.float32), after])
+
+
 def _check(time_constant: float, bits: int) -> None:
     if not 0 < time_constant < math.inf:
         raise ValueError(f"{time_constant=} must be positive, in steps")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import simulate
-from jaxsnn.sat.response import Response
+from jaxsnn.sat.response import Response, by_age
 from jaxsnn.sat.spec import Conv2D, Dense
 
 
@@ -80,7 +80,7 @@ def response_range(
     second = steps - low[None, :] + num_steps - (2**level)[None, :] + 1
     extremes = []
     for better in (np.minimum, np.maximum):
-        rows = [_table(response, num_steps)]
+        rows = [by_age(response, num_steps)]
         for power in range(1, doublings):
             half = 2 ** (power - 1)
             moved = np.append(rows[-1][half:], np.repeat(rows[-1][-1], half))
@@ -89,13 +89,6 @@ def response_range(
         pick = jnp.minimum if better is np.minimum else jnp.maximum
         extremes.append(pick(table[level[None, :], first], table[level[None], second]))
     return extremes[0], extremes[1]
-
-
-def _table(response: Response, num_steps: int) -> np.ndarray:
-    """`[2 T]` float32 values of `kappa` from `-T` to `T - 1`."""
-    index = np.minimum(np.arange(num_steps), len(response) - 1)
-    after = np.array(response, np.float32)[index]
-    return np.concatenate([np.zeros(num_steps, np.float32), after])
 
 
 def best_changes(
@@ -130,7 +123,7 @@ def best_changes(
         ],
         axis=1,
     )  # [D, G, N]
-    response = jnp.asarray(_table(layer.response, num_steps))
+    response = jnp.asarray(by_age(layer.response, num_steps))
     clock = jnp.arange(num_steps, dtype=jnp.int32)
     costs = range(1, min(budget, num_steps - 1) + 1) if by_distance else range(1, 2)
 
