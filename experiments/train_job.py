@@ -59,6 +59,8 @@ class Job:
     shift: int
     margin: float
     seed: int
+    response: tuple[int, ...] = (1,)
+    max_delay: int = 0
 
 
 def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
@@ -181,23 +183,36 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
 
 def network_config(job: Job) -> "network.NetworkConfig":
     """Returns the network to train."""
+    import jax
+
     from jaxsnn import network
 
     assert job.train.images is not None
     shape: tuple[int, ...] = job.train.images.shape[1:]
-    dense = [network.Dense(width) for width in (*job.hidden, job.train.num_classes)]
+    layers: list[network.Layer] = [
+        network.Dense(width, job.response)
+        for width in (*job.hidden, job.train.num_classes)
+    ]
     if job.convolution is None:
-        return network.NetworkConfig((math.prod(shape),), tuple(dense), job.num_steps)
-    features, window = job.convolution
-    return network.NetworkConfig(
-        (*shape, 1),
-        (
-            network.Conv2D(features, (window, window)),
+        shape = (math.prod(shape),)
+    else:
+        features, window = job.convolution
+        shape = (*shape, 1)
+        layers[:0] = [
+            network.Conv2D(features, (window, window), response=job.response),
             network.EarliestPool2D(),
-            *dense,
-        ),
-        job.num_steps,
-    )
+        ]
+    config = network.NetworkConfig(shape, tuple(layers), job.num_steps)
+    if job.max_delay == 0:
+        return config
+    keys = iter(jax.random.split(jax.random.key(job.seed), len(layers)))
+    fans = iter(config.weight_shapes)
+    for depth, layer in enumerate(layers):
+        if not isinstance(layer, network.EarliestPool2D):
+            steps = jax.random.randint(next(keys), next(fans), 0, job.max_delay + 1)
+            delays = network.Delays.of(np.asarray(steps))
+            layers[depth] = dataclasses.replace(layer, delays=delays)
+    return dataclasses.replace(config, layers=tuple(layers))
 
 
 def augmentation(job: Job) -> "training.Augment | None":

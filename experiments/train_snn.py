@@ -18,6 +18,7 @@ from experiments.train_job import OUTPUTS, Job, describe, run_job
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "iris")
 METHODS = ("surrogate", "certified", "s4nn")
+RESPONSES = ("step", "leak", "ramp", "alpha")
 BITS = (0, 2, 3, 4, 5, 6, 7, 8)
 
 FLAGS = run_state.new_flags()
@@ -105,6 +106,28 @@ flags.DEFINE_float(
     "of num_steps, for s4nn 3).",
     flag_values=FLAGS,
 )
+flags.DEFINE_enum(
+    "response",
+    "step",
+    RESPONSES,
+    "What a spike adds to a potential over time: its weight for ever, with an "
+    "exponential leak, rising, or rising and decaying.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "time_constant",
+    None,
+    "Steps in which a leak falls by a factor of e, a ramp is full, or alpha peaks "
+    "(default a quarter of num_steps).",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "max_delay",
+    0,
+    "Synapses have fixed delays, drawn from 0 to so many steps.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 
 
 def make_job() -> Job:
@@ -152,6 +175,7 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "arch", "conv", "must be dense with --method=s4nn; others learn kernels"
         )
+    response = _response(least)
     data.check_dataset(FLAGS.dataset, FLAGS.data_dir, ["train", "test"])
     train = data.load(FLAGS.dataset, "train", FLAGS.data_dir)
     if FLAGS.batch_size > len(train):
@@ -193,7 +217,54 @@ def make_job() -> Job:
         shift=FLAGS.shift,
         margin=margin,
         seed=FLAGS.seed,
+        response=response,
+        max_delay=FLAGS.max_delay,
     )
+
+
+def _response(least_steps: int) -> tuple[int, ...]:
+    """Returns the response that the flags describe, after checking them."""
+    from jaxsnn.sat import response
+
+    for name, default in (("response", "step"), ("max_delay", 0)):
+        if FLAGS.method == "s4nn" and FLAGS[name].value != default:
+            raise run_state.usage_error(
+                name,
+                FLAGS[name].value,
+                f"must be {default} with --method=s4nn; surrogate gradients learn it",
+            )
+    if FLAGS.max_delay > FLAGS.num_steps - least_steps:
+        raise run_state.usage_error(
+            "max_delay",
+            FLAGS.max_delay,
+            f"must be at most {FLAGS.num_steps - least_steps} with "
+            f"--num_steps={FLAGS.num_steps} and so many layers",
+        )
+    time_constant = FLAGS.time_constant
+    if FLAGS.response == "step":
+        if time_constant is not None:
+            raise run_state.usage_error(
+                "time_constant", time_constant, "needs another --response than step"
+            )
+        return response.STEP
+    if time_constant is None:
+        time_constant = max(1, FLAGS.num_steps // 4)
+    whole = FLAGS.response == "ramp"
+    if not 0 < time_constant < math.inf or (whole and time_constant % 1):
+        raise run_state.usage_error(
+            "time_constant",
+            time_constant,
+            "must be a positive number of steps" + (", whole for a ramp" * whole),
+        )
+    try:
+        if whole:
+            return response.ramp(int(time_constant))
+        make = response.leak if FLAGS.response == "leak" else response.alpha
+        return make(time_constant)
+    except ValueError as error:
+        raise run_state.usage_error(
+            "time_constant", time_constant, str(error)
+        ) from None
 
 
 def _width(item: str) -> int:

@@ -21,6 +21,9 @@ Response = tuple[int, ...]
 # pieces of that size, and drop the smallest products of numbers that need several.
 _LARGEST = 256
 
+# Time constants up to this keep responses short enough to write down.
+_LONGEST = 4096
+
 # A spike adds its weight, for ever.
 STEP: Response = (1,)
 
@@ -33,7 +36,7 @@ def leak(time_constant: float, bits: int = 4) -> Response:
       bits: fractional bits; the response starts at `2^bits` and ends at exactly 0.
 
     Raises:
-      ValueError: a time constant that is not positive and finite, or negative bits.
+      ValueError: a time constant that is not in 0 to 4096, or negative bits.
 
     >>> leak(2.0)
     (16, 10, 6, 4, 2, 1, 1, 0)
@@ -72,7 +75,7 @@ def alpha(time_constant: float, bits: int = 4) -> Response:
       bits: fractional bits; the peak is near `2^bits`.
 
     Raises:
-      ValueError: a time constant that is not positive and finite, or negative bits.
+      ValueError: a time constant that is not in 0 to 4096, or negative bits.
 
     >>> alpha(2.0)
     (13, 16, 15, 12, 9, 6, 5, 3, 2, 1, 1, 1, 0)
@@ -149,7 +152,7 @@ def by_age(response: Response, num_steps: int) -> np.ndarray:
 
 
 def _check(time_constant: float, bits: int) -> None:
-    if not 0 < time_constant < math.inf:
-        raise ValueError(f"{time_constant=} must be positive, in steps")
+    if not 0 < time_constant <= _LONGEST:
+        raise ValueError(f"{time_constant=} must be positive, at most {_LONGEST} steps")
     if bits < 0:
         raise ValueError(f"{bits=} must not be negative")

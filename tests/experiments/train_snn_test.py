@@ -6,6 +6,7 @@ import pytest
 from experiments import data, run_state, train_job, train_snn
 from jaxsnn import integer
 from jaxsnn.sat import replay
+from jaxsnn.sat.response import leak
 
 
 def job(**changes):
@@ -105,6 +106,23 @@ def test_every_way_of_training_leaves_a_network(tmp_path, changes):
     assert network.num_classes == 10
 
 
+def test_responses_and_delays_are_written_and_measured(tmp_path):
+    settings = {"response": "leak", "time_constant": 2.0, "max_delay": 2}
+    assert exit_code(flags(tmp_path / "out", **settings)) == 0
+    network = integer.load(tmp_path / "out" / "network.npz")
+    assert all(layer.response == leak(2.0) for layer in network.layers)
+    assert all(np.ptp(layer.delays) == 2 for layer in network.layers)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    test = data.load("iris", "test")
+    predictions = [
+        replay.prediction(replay.spike_steps(network, one)[-1])
+        for one in train_job.spike_steps(test, 8)
+    ]
+    assert metrics["test_accuracy"] == pytest.approx(
+        np.mean(np.array(predictions) == test.labels)
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -126,6 +144,16 @@ def test_every_way_of_training_leaves_a_network(tmp_path, changes):
         ({"method": "magic"}, "--method=magic"),
         ({"method": "certified"}, "--train_radius=0"),
         ({"train_radius": 1}, "--train_radius=1"),
+        ({"response": "square"}, "--response=square"),
+        ({"response": "leak", "time_constant": -2.0}, "--time_constant=-2.0"),
+        ({"response": "alpha", "time_constant": "inf"}, "--time_constant=inf"),
+        ({"response": "ramp", "time_constant": 1.5}, "--time_constant=1.5"),
+        ({"response": "ramp", "time_constant": 300}, "--time_constant=300"),
+        ({"time_constant": 2.0}, "--time_constant=2.0"),
+        ({"max_delay": 5}, "--max_delay=5"),
+        ({"max_delay": -1}, "--max_delay=-1"),
+        ({"response": "leak", "method": "s4nn"}, "--response=leak"),
+        ({"max_delay": 1, "method": "s4nn"}, "--max_delay=1"),
     ],
 )
 def test_wrong_flags_exit_2_with_one_line_and_write_nothing(
