@@ -88,6 +88,15 @@ def splits(name: str) -> tuple[str, ...]:
     return tuple(_source(name).files)
 
 
+def num_classes(name: str) -> int:
+    """Returns the number of classes of a data set of texts.
+
+    >>> num_classes("emotion")
+    6
+    """
+    return len(_TEXT_FORMATS[name][1])
+
+
 def check_dataset(
     name: str,
     data_dir: str | os.PathLike[str] | None,

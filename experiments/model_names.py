@@ -143,3 +143,12 @@ def learning_rate(name: str, path: str | None) -> float:
     if name in ("bert", "t5", "vit"):
         return 1e-3 if path is None else 5e-5
     return 2e-3
+
+
+def takes_linear_maps(name: str) -> bool:
+    """Says whether linear maps can be put into a model that is written to files.
+
+    >>> takes_linear_maps("resnet56"), takes_linear_maps("bert")
+    (True, False)
+    """
+    return name not in ("bert", "t5")

@@ -38,7 +38,8 @@ def obtain(
     Args:
         source: the model.
         weights: file or directory; None to train from scratch.
-        workdir: the model is kept in `base/`.
+        workdir: the model is kept in `base/`, which --weights takes in later runs; for
+            models in Hugging Face layout it is such a directory, too.
         train: resumable training.
         recipe: of training from scratch, and of weights that have no head for the task.
         finetune_epochs: of training of complete weights.
@@ -47,6 +48,8 @@ def obtain(
     path = workdir / DIRECTORY
     if checkpoints.exists(path):
         variables, description = checkpoints.load(path)
+        if not (path / "config.json").is_file():
+            prune_weights.write_folder(source, source.model.structure, variables, path)
         return Base(variables, description["origin"])
     init_key, order_key = jax.random.split(key)
     if weights is None:
@@ -66,4 +69,5 @@ def obtain(
         name = "train" if weights is None else "fine-tune"
         variables = train(source.model, variables, recipe, order_key, name=name)
     checkpoints.save(path, variables, {"model": source.name, "origin": origin})
+    prune_weights.write_folder(source, source.model.structure, variables, path)
     return Base(variables, origin)

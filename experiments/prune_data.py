@@ -53,7 +53,7 @@ class Splits:
         calibration: for similarity and repair, a part of `training`.
         selection: decide whether a cut is accepted.
         certificate: for the final comparison and its certificate, untouched before.
-        num_classes: number of classes.
+        class_names: name of each class.
         num_duplicates: held-out texts left out because they also stand in training.
     """
 
@@ -61,7 +61,7 @@ class Splits:
     calibration: Examples
     selection: Examples
     certificate: Examples
-    num_classes: int
+    class_names: tuple[str, ...]
     num_duplicates: int = 0
 
     def describe(self) -> dict[str, int]:
@@ -135,7 +135,7 @@ def load(
     else:
         training = rest
     calibration = training.take(np.arange(min(num_calibration, len(training))))
-    return Splits(training, calibration, selection, testing, train.num_classes, dropped)
+    return Splits(training, calibration, selection, testing, train.class_names, dropped)
 
 
 def without_texts(

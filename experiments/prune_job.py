@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from experiments import (
     json_files,
+    model_names,
     progress,
     prune_analysis,
     prune_base,
@@ -22,6 +23,7 @@ from experiments import (
     prune_report,
     prune_select,
     prune_sparsify,
+    prune_text,
     prune_training,
     prune_weights,
 )
@@ -105,9 +107,18 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         needs_training=job.weights is None
         or job.recovery_epochs + job.finetune_epochs > 0,
     )
-    splits = load(prune_images.make_prepare)
-    shape = splits.training.inputs.shape[1:]
-    return splits, prune_models.for_images(job.model, shape, splits.num_classes)
+    if model_names.kind(job.model, job.dataset) is model_names.Kind.IMAGES:
+        splits = load(prune_images.make_prepare)
+        shape = splits.training.inputs.shape[1:]
+        source = prune_models.for_images(job.model, shape, len(splits.class_names))
+        return splits, source
+    directory = job.weights if model_names.is_hugging_face(job.weights) else None
+    tokenizer = prune_text.obtain_tokenizer(job.dataset, job.data_dir, directory)
+    splits = load(functools.partial(prune_text.make_prepare, tokenizer, job.max_length))
+    length = splits.training.inputs.token_ids.shape[1]
+    return splits, prune_models.for_texts(
+        job.model, directory, tokenizer, length, splits.class_names
+    )
 
 
 class _Run:

@@ -28,6 +28,7 @@ OUTPUTS = (
     "checkpoint",
     "pruned.safetensors",
     "config.json",
+    "pruned",
     # State, from which an interrupted run goes on.
     "base",
     "loop",
@@ -75,8 +76,9 @@ flags.DEFINE_float(
 )
 flags.DEFINE_list(
     "heal",
-    list(HEALERS),
-    "Repairs without gradients: batchnorm, linear, both, or none.",
+    None,
+    "Repairs without gradients: batchnorm, linear, both, or none. By default both, and "
+    "none for models of transformers, which has no place for linear maps.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -192,7 +194,7 @@ def _check_flags() -> None:
     rate = FLAGS.learning_rate
     _require(rate is None or 0 < rate < 1, "learning_rate", "must lie in (0, 1)")
     heal = FLAGS.heal
-    known = heal == ["none"] or (set(heal) <= set(HEALERS) and len(heal))
+    known = heal in (None, ["none"]) or (set(heal) <= set(HEALERS) and len(heal))
     _require(bool(known), "heal", f"valid are {', '.join(HEALERS)}, or none")
     levels = _sparsity()
     _require(
@@ -216,6 +218,36 @@ def _check_flags() -> None:
         )
     else:
         model_names.check_weights(FLAGS.model, FLAGS.weights, reads)
+        if reads is model_names.Kind.TEXTS and ":" not in FLAGS.model:
+            _check_checkpoint(FLAGS.weights)
+
+
+def _check_checkpoint(path: str) -> None:
+    """Checks that a checkpoint of transformers can take these texts and classes."""
+    if not model_names.is_hugging_face(path):
+        return
+    config = model_names.read_config(path, FLAGS.model)
+    positions = config.get("max_position_embeddings") or 512
+    _require(
+        FLAGS.max_length <= positions,
+        "max_length",
+        f"the model reads at most {positions} tokens",
+    )
+    classifies = "Classification" in str(config.get("architectures"))
+    found = int(config.get("num_labels") or len(config.get("id2label") or "ab"))
+    wanted = data.num_classes(FLAGS.dataset)
+    _require(
+        not classifies or found == wanted,
+        "weights",
+        f"tells {found} classes apart, --dataset={FLAGS.dataset} has {wanted}; give "
+        "the model without its head",
+    )
+
+
+def _heal() -> tuple[str, ...]:
+    if FLAGS.heal is None:
+        return HEALERS if model_names.takes_linear_maps(FLAGS.model) else ()
+    return () if FLAGS.heal == ["none"] else tuple(FLAGS.heal)
 
 
 def _sparsity() -> tuple[float, ...]:
@@ -247,7 +279,7 @@ def main(argv: Sequence[str]) -> None:
         stride=FLAGS.stride,
         max_accuracy_drop=FLAGS.max_accuracy_drop,
         confidence=FLAGS.confidence,
-        heal=() if FLAGS.heal == ["none"] else tuple(FLAGS.heal),
+        heal=_heal(),
         recovery_epochs=FLAGS.recovery_epochs,
         freeze=FLAGS.freeze,
         score=FLAGS.score,

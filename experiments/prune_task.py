@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
-from jaxprune import recover, similarity
+from jaxprune import recover, samples, similarity
 from jaxprune.batches import MaskFn
+from jaxprune.models import blocks, text
 
 Array = jax.Array
 
@@ -37,3 +38,11 @@ def _top_class_is_right(logits: Array, labels: Array) -> Array:
 
 
 CLASSIFICATION = Task(recover.cross_entropy, _top_class_is_right)
+# Two sentences are alike where the means over their tokens are: the tokens of one
+# sentence are no independent samples.
+TEXT_CLASSIFICATION = Task(
+    recover.cross_entropy,
+    _top_class_is_right,
+    token_masks={blocks.STACK: text.token_mask},
+    estimator=similarity.Estimator(samples=samples.means_as_samples),
+)

@@ -22,7 +22,26 @@ COPIED_FILES = (
     "special_tokens_map.json",
     "spiece.model",
 )
+# Of a tokenizer that is made from a training split.
+VOCABULARY_SIZE = 8192
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def obtain_tokenizer(
+    dataset: str, data_dir: str | None, directory: str | None
+) -> "Tokenizer":
+    """Returns the tokenizer of a checkpoint, or one made from the training split.
+
+    Args:
+        dataset: whose training split it is made from.
+        data_dir: of the data set.
+        directory: of the checkpoint, None if there is none.
+    """
+    if directory is not None:
+        return read_tokenizer(pathlib.Path(directory))
+    train = data.load(dataset, "train", data_dir)
+    assert train.texts is not None
+    return make_tokenizer(train.texts, VOCABULARY_SIZE)
 
 
 def read_tokenizer(directory: pathlib.Path) -> "Tokenizer":
@@ -98,6 +117,14 @@ def make_tokenizer(texts: tuple[str, ...], size: int) -> "Tokenizer":
     return _word_pieces([*_SPECIAL, *repeated][:size], lower_case=True)
 
 
+def write_tokenizer(tokenizer: "Tokenizer", directory: pathlib.Path) -> None:
+    """Writes a tokenizer so that `read_tokenizer`, and transformers, read it back."""
+    tokenizer.save(str(directory / "tokenizer.json"))
+    ids = tokenizer.get_vocab()
+    pieces = "".join(f"{piece}\n" for piece in sorted(ids, key=ids.__getitem__))
+    (directory / "vocab.txt").write_text(pieces, encoding="utf-8")
+
+
 def encode(
     tokenizer: "Tokenizer", texts: Sequence[str], length: int | None, max_length: int
 ) -> text.Text:
@@ -116,14 +143,14 @@ def encode(
 
 
 def make_prepare(
-    tokenizer: "Tokenizer", train: data.Dataset, max_length: int
+    tokenizer: "Tokenizer", max_length: int, train: data.Dataset
 ) -> prune_data.PrepareFn:
     """Returns what makes batches of one length of any split.
 
     Args:
         tokenizer: of the model.
-        train: the training split; its longest text decides the length.
         max_length: above which texts are cut.
+        train: the training split; its longest text decides the length.
     """
     assert train.texts is not None
     tokenizer.no_padding()

@@ -2,17 +2,33 @@
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
-from experiments import json_files, run_state
+from experiments import json_files, progress, prune_text, run_state
 from experiments.prune_task import Task
 from jaxprune import checkpoints
 from jaxprune.models import weights
 from jaxprune.prunable import Prunable, Structure
+
+# Of the pruned model in Hugging Face layout, in the workdir.
+FOLDER = "pruned"
+
+
+class Folder(NamedTuple):
+    """What stands beside the weights of a model in Hugging Face layout.
+
+    Attributes:
+        directory: the weights came from; None if they were made here.
+        tokenizer: of the model.
+    """
+
+    directory: pathlib.Path | None
+    tokenizer: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +40,9 @@ class Architecture:
         pruned_config: the configuration of what a structure leaves.
         module: the Flax module.
         weight_table: how files name its tensors.
-        to_json: what config.json says about a configuration.
-        head: keys in `params` of what a checkpoint of another task lacks.
+        to_json: what config.json says about a configuration; ValueError if it cannot.
+        new_head: from variables, the part that a file of another task lacks.
+        folder: of a model in Hugging Face layout.
     """
 
     prunable: Callable[[Any], Prunable]
@@ -33,7 +50,8 @@ class Architecture:
     module: Callable[[Any], nn.Module]
     weight_table: Callable[[Any], weights.Table]
     to_json: Callable[[Any], dict[str, Any]] = dataclasses.asdict
-    head: tuple[str, ...] = ()
+    new_head: Callable[[Any], dict[str, Any]] | None = None
+    folder: Folder | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +64,6 @@ class Source:
         task: what it is for.
         architecture: of a network of this project, None for a user's own.
         config: its configuration.
-        tokenizer: of a model that reads texts.
     """
 
     name: str
@@ -54,7 +71,6 @@ class Source:
     task: Task
     architecture: Architecture | None = None
     config: Any = None
-    tokenizer: Any = None
 
     def module(self, structure: Structure) -> nn.Module | None:
         """Returns the Flax module of a structure, None for a user's own model."""
@@ -134,17 +150,16 @@ def _from_safetensors(
 ) -> Weights:
     tensors = checkpoints.load_safetensors(path)
     table = architecture.weight_table(source.config)
-    in_head = [
-        entry
-        for entry in table
-        if len(entry.path) > 1 and entry.path[1] in architecture.head
-    ]
-    names = {name for entry in in_head for name in (entry.name, *entry.aliases)}
-    if not in_head or names & set(tensors):
+    if architecture.new_head is None:
         return Weights(weights.read(table, tensors, like), True)
-    drawn = jax.jit(source.model.init)(key)["params"]
-    new = {name: drawn[name] for name in architecture.head if name in drawn}
-    return Weights(weights.read(table, tensors, like, new={"params": new}), False)
+    new = architecture.new_head(jax.jit(source.model.init)(key))
+    in_head = [e for e in table if e.path[1:2] and e.path[1] in new["params"]]
+    has_head = all(
+        any(name in tensors for name in (entry.name, *entry.aliases))
+        for entry in in_head
+    )
+    stand_ins = None if has_head else new
+    return Weights(weights.read(table, tensors, like, new=stand_ins), has_head)
 
 
 def write(
@@ -153,20 +168,63 @@ def write(
     variables: Mapping[str, Any],
     workdir: pathlib.Path,
 ) -> None:
-    """Writes the pruned model: a checkpoint and, for our networks, safetensors."""
+    """Writes the pruned model: a checkpoint and, for our networks, safetensors.
+
+    A model in Hugging Face layout goes into a directory of that layout as well,
+    `pruned/`, unless it ends in linear maps, for which that layout has no place.
+    """
     description: dict[str, Any] = {
         "model": source.name,
         "structure": model.structure.to_json(),
     }
-    if source.architecture is not None:
-        config = source.architecture.pruned_config(source.config, model.structure)
-        description["config"] = dataclasses.asdict(config)
-        written = {"model": source.name, **source.architecture.to_json(config)}
-        tensors = weights.write(source.architecture.weight_table(config), variables)
-        json_files.write_json_atomic(workdir / "config.json", written)
+    if (architecture := source.architecture) is not None:
+        config = architecture.pruned_config(source.config, model.structure)
+        try:
+            written = architecture.to_json(config)
+        except ValueError as error:
+            progress.note(f"no directory for transformers: {error}")
+            written = json_files.as_plain(dataclasses.asdict(config))
+        else:
+            write_folder(source, model.structure, variables, workdir / FOLDER)
+        description["config"] = written
+        named = written if architecture.folder else {"model": source.name, **written}
+        json_files.write_json_atomic(workdir / "config.json", named)
         checkpoints.save_safetensors(
             workdir / "pruned.safetensors",
-            tensors,
+            weights.write(architecture.weight_table(config), variables),
             {"format": "pt", "model": source.name},
         )
     checkpoints.save(workdir / "checkpoint", variables, description)
+
+
+def write_folder(
+    source: Source,
+    structure: Structure,
+    variables: Mapping[str, Any],
+    path: pathlib.Path,
+) -> None:
+    """Writes a model of Hugging Face layout as transformers reads it, others not.
+
+    Raises:
+        ValueError: if it ends in linear maps.
+    """
+    architecture = source.architecture
+    if architecture is None or architecture.folder is None:
+        return
+    config = architecture.pruned_config(source.config, structure)
+    written = architecture.to_json(config)
+    path.mkdir(exist_ok=True)
+    checkpoints.save_safetensors(
+        path / "model.safetensors",
+        weights.write(architecture.weight_table(config), variables),
+        {"format": "pt"},
+    )
+    directory, tokenizer = architecture.folder
+    if directory is None:
+        prune_text.write_tokenizer(tokenizer, path)
+    else:
+        for name in prune_text.COPIED_FILES:
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, path / name)
+    # Last: its presence says that the directory is complete.
+    json_files.write_json_atomic(path / "config.json", written)

@@ -67,11 +67,11 @@ def test_a_vocabulary_made_here_is_that_of_the_commonest_words():
 def test_batches_have_the_length_of_the_longest_training_text_or_are_cut():
     train = texts("a a", "a a a a a")
     tokenizer = prune_text.make_tokenizer(train.texts, 100)
-    inputs, _ = prune_text.make_prepare(tokenizer, train, 64)(texts("a", "a a a a a a"))
+    inputs, _ = prune_text.make_prepare(tokenizer, 64, train)(texts("a", "a a a a a a"))
     assert inputs.token_ids.shape == (2, 7)
     assert inputs.mask.tolist() == [[1, 1, 1, 0, 0, 0, 0], [1] * 7]
     # A cut text still ends as texts do.
     assert inputs.token_ids[1, -1] == tokenizer.token_to_id("[SEP]")
-    inputs, labels = prune_text.make_prepare(tokenizer, train, 4)(train)
+    inputs, labels = prune_text.make_prepare(tokenizer, 4, train)(train)
     assert inputs.token_ids.shape == (2, 4)
     assert labels.dtype == np.int32
