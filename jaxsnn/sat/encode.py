@@ -10,14 +10,17 @@ decide already is a constant.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
 from jaxsnn.sat import intervals
+from jaxsnn.sat.inputs import Inputs, Moved
 from jaxsnn.sat.pseudo_boolean import FALSE, TRUE, Problem
 from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Monotone
 from jaxsnn.sat.spec import IntegerNetwork
+from jaxsnn.sat.violations import Outputs, violations
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,42 +32,40 @@ class Encoding:
         falsified.
       queries: the nested queries, the widest last.
       assumptions: one list of literals a query.
-      targets: the literal "class beats the label" of each class that still can.
-      order: for each input that matters, the literals of `s <= t` from its earliest
-        step on, as far as `t` is free and can be told apart.
+      inputs: the order literals of each input vector; two for `Monotone`.
     """
 
     problem: Problem
     queries: tuple[Query, ...]
     assumptions: tuple[tuple[int, ...], ...]
-    targets: dict[int, int]
-    order: dict[int, list[int]]
+    inputs: tuple[Inputs, ...]
 
-    def decode(self, index: int, true_literals: set[int]) -> np.ndarray:
-        """Returns the perturbed `[D]` spike steps of query `index` in a model.
+    def decode(self, index: int, true_literals: Set[int]) -> np.ndarray:
+        """Returns the counterexample to query `index` in a model.
 
-        Inputs that the model leaves beyond the last informative step stay where they
-        are, or move no further than that.
+        `[D]` spike steps; `[2, D]` for `Monotone`, the input moved earlier second.
         """
-        steps = self.queries[index].spike_steps.copy()
-        for neuron, chain in self.order.items():
-            waited = sum(lit not in true_literals for lit in chain)
-            step = int(self.queries[-1].low[neuron]) + waited
-            if waited < len(chain) or steps[neuron] < step:
-                steps[neuron] = step
-        return steps
+        query = self.queries[index]
+        steps = [each.decode(query, true_literals) for each in self.inputs]
+        return steps[0] if len(steps) == 1 else np.stack(steps)
 
 
 class _Encoder:
-    """Encodes neurons on demand, backwards from the outputs."""
+    """Encodes the neurons of one run on demand, backwards from the outputs."""
 
-    def __init__(self, network: IntegerNetwork, query: Query) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        network: IntegerNetwork,
+        levels: list[intervals.Interval],
+        inputs: Inputs,
+    ) -> None:
         self.network = network
-        self.problem = Problem()
-        self.levels = intervals.propagate(network, query)
+        self.problem = problem
+        self.levels = levels
+        self.inputs = inputs
         self.synapses = [layer.synapses() for layer in network.layers]
         self.literals: dict[tuple[int, int, int], int] = {}
-        self.order: dict[int, list[int]] = {}
         self.encoded_until: dict[tuple[int, int], int] = {}
 
     def spiked(self, depth: int, neuron: int, step: int) -> int:
@@ -72,30 +73,26 @@ class _Encoder:
 
         Steps past the last informative one are never asked for.
         """
+        if depth == 0:
+            return self.inputs.spiked(neuron, step)
         interval = self.levels[depth]
         if step < interval.low[neuron]:
             return FALSE
         if step >= interval.high[neuron]:
             return TRUE
         if (depth, neuron, step) not in self.literals:
-            if depth == 0:
-                self._input(neuron)
-            else:
-                self._neuron(depth, neuron, step)
+            self._neuron(depth, neuron, step)
         return self.literals[depth, neuron, step]
 
-    def _input(self, neuron: int) -> None:
-        """All free steps of an input, chained: `s <= t` implies `s <= t + 1`."""
-        low = int(self.levels[0].low[neuron])
-        last = min(
-            int(self.levels[0].high[neuron]) - 1, self.network.last_informative_step(0)
-        )
-        chain = [self.problem.new_variable() for _ in range(low, last + 1)]
-        for sooner, later in itertools.pairwise(chain):
-            self.problem.add_clause(-sooner, later)
-        for step, lit in enumerate(chain, start=low):
-            self.literals[0, neuron, step] = lit
-        self.order[neuron] = chain
+    def outputs(self) -> Outputs:
+        """Returns the output literals, with the forced spike at `T - 1`."""
+        depth = len(self.network.layers)
+        last = self.network.last_informative_step(depth)
+
+        def spiked(neuron: int, step: int) -> int:
+            return TRUE if step > last else self.spiked(depth, neuron, step)
+
+        return Outputs(*self.levels[-1], spiked)
 
     def _neuron(self, depth: int, neuron: int, step: int) -> None:
         """The latch of a neuron, from where it was encoded last up to `step`."""
@@ -133,8 +130,8 @@ def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
 
     Args:
       network: the network.
-      queries: same input, label, target and reading of ties; each admits all that
-        the one before it admits.
+      queries: same input, label, target, reading of ties and requirement; each
+        admits all that the one before it admits.
 
     Returns:
       The encoding. The widest query's intervals are constants; those of the narrower
@@ -145,26 +142,64 @@ def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
     """
     _check_nested(queries)
     widest = queries[-1]
-    encoder = _Encoder(network, widest)
-    problem = encoder.problem
-    targets = _violations(encoder, widest)
-    problem.add_clause(*targets.values())
-    budgets = _Budgets(encoder, widest)
+    problem = Problem()
+    encoders = _runs(problem, network, widest)
+    outputs = [encoder.outputs() for encoder in encoders]
+    problem.add_clause(*violations(problem, widest, outputs))
+    inputs = tuple(dict.fromkeys(encoder.inputs for encoder in encoders))
     assumptions = []
     for query in queries:
         selected = problem.new_variable()
-        levels = (
-            encoder.levels if query is widest else intervals.propagate(network, query)
-        )
-        for (depth, neuron, step), lit in encoder.literals.items():
-            if step < levels[depth].low[neuron]:
-                problem.add_clause(-selected, -lit)
-            elif step >= levels[depth].high[neuron]:
-                problem.add_clause(-selected, lit)
-        for exceeded in budgets.exceeded(query):
-            problem.add_clause(-selected, -exceeded)
+        for each in inputs:
+            each.restrict(query, selected)
+        if query is not widest:
+            for encoder in encoders:
+                _tighten(encoder, query, selected)
         assumptions.append((selected,))
-    return Encoding(problem, tuple(queries), tuple(assumptions), targets, encoder.order)
+    return Encoding(problem, tuple(queries), tuple(assumptions), inputs)
+
+
+def _runs(
+    problem: Problem, network: IntegerNetwork, widest: Query
+) -> list[_Encoder]:
+    """The runs that the requirement compares; they share problem and inputs."""
+    networks = [network]
+    if isinstance(widest.requires, Alike):
+        networks.append(widest.requires.other)
+        _check_comparable(*networks)
+    horizon = max(each.last_informative_step(0) for each in networks)
+    inputs = Inputs(problem, widest, horizon)
+    encoders = [
+        _Encoder(problem, each, intervals.propagate(each, widest), inputs)
+        for each in networks
+    ]
+    if isinstance(widest.requires, Monotone):
+        own = widest.requires.input
+        moved = Moved(problem, widest, horizon, inputs, own)
+        for later, sooner in zip(inputs.chain(own), moved.chain(own), strict=True):
+            problem.add_clause(-later, sooner)
+        encoders.append(_Encoder(problem, network, encoders[0].levels, moved))
+    return encoders
+
+
+def _check_comparable(network: IntegerNetwork, other: IntegerNetwork) -> None:
+    for name in ("num_steps", "num_inputs", "num_classes"):
+        ours, theirs = getattr(network, name), getattr(other, name)
+        if ours != theirs:
+            raise ValueError(
+                f"networks can be compared only if they agree in {name}, "
+                f"not {ours} and {theirs}"
+            )
+
+
+def _tighten(encoder: _Encoder, query: Query, selected: int) -> None:
+    """What the intervals of a narrower query decide, when it is selected."""
+    levels = intervals.propagate(encoder.network, query)
+    for (depth, neuron, step), lit in encoder.literals.items():
+        if step < levels[depth].low[neuron]:
+            encoder.problem.add_clause(-selected, -lit)
+        elif step >= levels[depth].high[neuron]:
+            encoder.problem.add_clause(-selected, lit)
 
 
 def _check_nested(queries: Sequence[Query]) -> None:
@@ -175,9 +210,12 @@ def _check_nested(queries: Sequence[Query]) -> None:
             inner.label,
             inner.target,
             inner.tie,
-        ) == (outer.label, outer.target, outer.tie)
+            inner.requires,
+        ) == (outer.label, outer.target, outer.tie, outer.requires)
         wider = (
             (outer.low <= inner.low).all()
+            and inner.max_dropped <= outer.max_dropped
+            and inner.max_inserted <= outer.max_inserted
             and (outer.high >= inner.high).all()
             and _wider(inner.max_total_shift, outer.max_total_shift)
             and _wider(inner.max_changed, outer.max_changed)
@@ -188,67 +226,3 @@ def _check_nested(queries: Sequence[Query]) -> None:
 
 def _wider(inner: int | None, outer: int | None) -> bool:
     return outer is None or (inner is not None and inner <= outer)
-
-
-def _violations(encoder: _Encoder, query: Query) -> dict[int, int]:
-    """For each class, a literal that implies that it beats the label."""
-    depth = len(encoder.network.layers)
-    outputs = encoder.levels[-1]
-    last = encoder.network.last_informative_step(depth)
-    tolerance = query.tolerance(len(outputs.low))
-    targets = {}
-    for other in range(len(outputs.low)):
-        if other == query.label or query.target not in (None, other):
-            continue
-        # The other has spiked by `step`, the label not by `step - tolerance`.
-        reasons = []
-        latest = int(outputs.high[query.label]) - 1 + int(tolerance[other])
-        for step in range(int(outputs.low[other]), latest + 1):
-            spiked = _output(encoder, depth, other, step, last)
-            waits = -_output(
-                encoder, depth, query.label, step - int(tolerance[other]), last
-            )
-            reason = encoder.problem.at_least([(1, spiked), (1, waits)], 2)
-            if reason != FALSE:
-                reasons.append(reason)
-        beats = encoder.problem.disjunction(reasons)
-        if beats != FALSE:
-            targets[other] = beats
-    return targets
-
-
-def _output(encoder: _Encoder, depth: int, neuron: int, step: int, last: int) -> int:
-    """Output literals, with the forced spike at `T - 1`."""
-    return TRUE if step > last else encoder.spiked(depth, neuron, step)
-
-
-class _Budgets:
-    """Literals that say when a total budget is exceeded."""
-
-    def __init__(self, encoder: _Encoder, widest: Query) -> None:
-        self.problem = encoder.problem
-        horizon = encoder.network.last_informative_step(0)
-        shifts: list[tuple[int, int]] = []
-        moves: list[list[int]] = []
-        for neuron, chain in encoder.order.items():
-            clean = int(widest.spike_steps[neuron])
-            moved = []
-            for step, lit in enumerate(chain, start=int(widest.low[neuron])):
-                moved.append(-lit if step >= clean else lit)
-                # Steps that nothing can tell apart are crossed at once.
-                cost = clean - horizon if step == horizon < clean else 1
-                shifts.append((cost, moved[-1]))
-            moves.append(moved)
-        self.shifts = shifts
-        self.moves = moves
-
-    def exceeded(self, query: Query) -> list[int]:
-        literals = []
-        if query.max_total_shift is not None:
-            literals.append(
-                self.problem.at_least(self.shifts, query.max_total_shift + 1)
-            )
-        if query.max_changed is not None:
-            changed = [(1, self.problem.disjunction(lits)) for lits in self.moves]
-            literals.append(self.problem.at_least(changed, query.max_changed + 1))
-        return literals

@@ -5,12 +5,14 @@ of the constants in the encodings. Every interval is sound: for each admissible 
 the spike step of neuron `n` lies in `low[n] .. high[n]`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxsnn.sat import contributions
 from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Tie
 from jaxsnn.sat.spec import IntegerNetwork, Layer
 
 
@@ -28,7 +30,7 @@ def propagate(network: IntegerNetwork, query: Query) -> list[Interval]:
     the largest change of its potential within the budget is a small knapsack, solved
     exactly; a neuron's interval ignores that others share the budget.
     """
-    levels = [Interval(query.low, query.high)]
+    levels = [Interval(query.earliest, query.latest)]
     for depth, layer in enumerate(network.layers):
         if depth == 0:
             lowest, highest = input_potentials(layer, query, network.num_steps)
@@ -44,15 +46,56 @@ def propagate(network: IntegerNetwork, query: Query) -> list[Interval]:
     return levels
 
 
-def decided(intervals: list[Interval], query: Query) -> bool:
-    """Whether the output intervals alone prove that the decision stands."""
-    outputs = intervals[-1]
-    latest = int(outputs.high[query.label])
-    beaten = outputs.low < latest + query.tolerance(len(outputs.low))
+def runs(network: IntegerNetwork, query: Query) -> list[list[Interval]]:
+    """Returns the intervals of every run that the query compares.
+
+    One for most requirements; for `Alike` those of the other network come second.
+    Both runs of `Monotone` have the same.
+    """
+    networks = [network]
+    if isinstance(query.requires, Alike):
+        networks.append(query.requires.other)
+    return [propagate(each, query) for each in networks]
+
+
+def proves(network: IntegerNetwork, query: Query) -> bool:
+    """Whether intervals alone prove what the query requires."""
+    return decided([levels[-1] for levels in runs(network, query)], query)
+
+
+def decided(outputs: Sequence[Interval], query: Query) -> bool:
+    """Whether the output intervals of each run prove what the query requires."""
+    ours = outputs[0]
+    match query.requires:
+        case Latency(max_step, of_label):
+            latest = ours.high[query.label] if of_label else ours.high.min()
+            return bool(latest <= max_step)
+        case Monotone(_, output):
+            return bool(ours.low[output] == ours.high[output])
+        case Alike():
+            return _alike(query.tie, *outputs)
+    latest = int(ours.high[query.label])
+    beaten = ours.low < latest + query.tolerance(len(ours.low))
     beaten[query.label] = False
     if query.target is not None:
         return not beaten[query.target]
     return not beaten.any()
+
+
+def _alike(tie: Tie, ours: Interval, theirs: Interval) -> bool:
+    """Whether one class is surely first in both, as the reading of ties wants it."""
+    classes = np.arange(len(ours.low))
+    later: dict[Tie, int | np.ndarray] = {
+        Tie.ADVERSARIAL: 1,  # alone
+        Tie.ARGMIN: (classes[None, :] < classes[:, None]).astype(int),
+        Tie.S4NN: 0,
+    }
+    first = np.ones(len(classes), bool)
+    for low, high in (ours, theirs):
+        before = high[:, None] + later[tie] <= low[None, :]
+        np.fill_diagonal(before, True)
+        first &= before.all(axis=1)
+    return bool(first.any())
 
 
 def _spike_steps(crossed: np.ndarray, delay: int) -> np.ndarray:
@@ -94,10 +137,12 @@ def input_potentials(
     """Returns the lowest and highest potentials of the first layer, each `[N, T]`.
 
     Each bound is attained by some admissible input, as long as the query has at most
-    one kind of budget; with both, each is relaxed in turn and the tighter one kept.
+    one kind of budget, or inputs that may fail and none; with more, each is relaxed in
+    turn and the tighter one kept.
     """
     lowest, highest = _potentials(layer, Interval(query.low, query.high), num_steps)
-    if query.max_total_shift is None and query.max_changed is None:
+    budgeted = query.max_total_shift is not None or query.max_changed is not None
+    if not (budgeted or query.max_dropped or query.max_inserted):
         return lowest, highest
     synapses = layer.synapses()
     if not synapses.instant:
@@ -108,25 +153,63 @@ def input_potentials(
     )
     weights = np.zeros((layer.num_outputs, layer.num_inputs), np.int64)
     weights[synapses.neurons, synapses.inputs] = synapses.weights
-    for step in range(num_steps):
-        # Moving input i across this step costs `cost[i]` steps and adds `sign * w`.
-        arrived = query.spike_steps <= step
-        free = np.flatnonzero(np.where(arrived, query.high > step, query.low <= step))
-        arrived, steps = arrived[free], query.spike_steps[free]
-        cost = np.where(arrived, step + 1 - steps, steps - step)
-        change = np.where(arrived, -weights[:, free], weights[:, free])
-        for sign, bound in ((1, highest), (-1, lowest)):
-            gains = np.maximum(sign * change, 0)
-            best = np.full(layer.num_outputs, np.iinfo(np.int64).max)
-            if query.max_total_shift is not None:
-                best = _best_gain(gains, cost, query.max_total_shift)
-            if query.max_changed is not None:
-                unit = np.ones_like(cost)
-                best = np.minimum(best, _best_gain(gains, unit, query.max_changed))
-            within = clean[:, step] + sign * best
-            tighter = np.minimum if sign > 0 else np.maximum
-            bound[:, step] = tighter(bound[:, step], within)
+    for sign, bound, tighter in ((1, highest, np.minimum), (-1, lowest, np.maximum)):
+        signed = sign * weights
+        for step in range(num_steps):
+            if budgeted:
+                gain = _shift_gain(signed, query, step)
+                within = clean[:, step] + sign * gain
+                bound[:, step] = tighter(bound[:, step], within)
+            bound[:, step] += sign * _failure_gain(signed, query, step, budgeted)
     return lowest, highest
+
+
+def _shift_gain(weights: np.ndarray, query: Query, step: int) -> np.ndarray:
+    """The most that moves within windows and budgets add to each `[N]` potential."""
+    # Moving input i across this step costs `cost[i]` steps and adds or takes away `w`.
+    arrived = query.spike_steps <= step
+    free = np.flatnonzero(np.where(arrived, query.high > step, query.low <= step))
+    arrived, steps = arrived[free], query.spike_steps[free]
+    cost = np.where(arrived, step + 1 - steps, steps - step)
+    gains = np.maximum(np.where(arrived, -weights[:, free], weights[:, free]), 0)
+    best = np.full(len(weights), np.iinfo(np.int64).max)
+    if query.max_total_shift is not None:
+        best = _best_gain(gains, cost, query.max_total_shift)
+    if query.max_changed is not None:
+        unit = np.ones_like(cost)
+        best = np.minimum(best, _best_gain(gains, unit, query.max_changed))
+    return best
+
+
+def _failure_gain(
+    weights: np.ndarray, query: Query, step: int, budgeted: bool
+) -> np.ndarray:
+    """The most that failures add to each `[N]` potential, moves counted already."""
+    total = np.zeros(len(weights), np.int64)
+    arrived = query.spike_steps <= step
+    for failing, limit in (
+        (query.can_drop & (step < query.latest), query.max_dropped),
+        (query.can_insert, query.max_inserted),
+    ):
+        inputs = np.flatnonzero(failing)
+        present = arrived[inputs]
+        if limit == 0:
+            continue
+        # A dropped spike has not come by now, an inserted one may have.
+        comes = query.can_insert[inputs]
+        gain = np.where(comes, weights[:, inputs], 0) - np.where(
+            present, weights[:, inputs], 0
+        )
+        gain = np.maximum(gain, 0)
+        if not budgeted:  # the same input was moved to its best already
+            crosses = np.where(
+                present, query.high[inputs] > step, query.low[inputs] <= step
+            )
+            change = np.where(present, -weights[:, inputs], weights[:, inputs])
+            gain = np.maximum(gain - np.maximum(np.where(crosses, change, 0), 0), 0)
+        top = np.sort(gain, axis=1)[:, max(gain.shape[1] - limit, 0) :]
+        total += top.sum(axis=1)
+    return total
 
 
 def _best_gain(gains: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Questions about a network, and their answers.
 
 A query asks whether the decision for one input stands for every admissible
-perturbation of its spike steps. Admissible is what satisfies all of: a window for
-each input, a total budget (L1), a number of changed inputs (L0).
+perturbation of its spike steps, or whether something else holds of the outputs
+(`jaxsnn.sat.requirement`). Admissible is what satisfies all of: a window for each
+input, a total budget (L1), a number of changed inputs (L0). Some inputs may fail, which
+none of these hold back: a number of spikes is lost, a number of silent inputs spikes.
 """
 
 import dataclasses
@@ -10,13 +12,19 @@ import enum
 
 import numpy as np
 
+from jaxsnn.sat.requirement import Latency, Requirement, Robust, Tie
 
-class Tie(enum.Enum):
-    """How a tie for the first output spike is read."""
-
-    ADVERSARIAL = "adversarial"  # another output at the same step is a failure
-    ARGMIN = "argmin"  # the lowest index wins
-    S4NN = "s4nn"  # the predicted class among the first is enough
+__all__ = [
+    "Query",
+    "Result",
+    "Stage",
+    "Tie",
+    "Verdict",
+    "l0_query",
+    "l1_query",
+    "linf_query",
+    "window_ball",
+]
 
 
 class Verdict(enum.Enum):
@@ -40,17 +48,23 @@ class Stage(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
-    """One robustness question.
+    """One question about one input and its perturbations.
 
     Attributes:
       spike_steps: `[D]` the unperturbed input.
-      low: `[D]` the earliest admissible step of each input.
+      low: `[D]` the earliest admissible step of each input that does not fail.
       high: `[D]` the latest.
       label: the class whose decision must stand (the prediction for `spike_steps`).
-      max_total_shift: bound on `sum |s' - s|`, or None.
-      max_changed: bound on the number of inputs with `s' != s`, or None.
+      max_total_shift: bound on `sum |s' - s|` over the inputs that do not fail, or
+        None.
+      max_changed: bound on the number of those with `s' != s`, or None.
       tie: the reading of ties.
       target: only this class counts as a wrong decision, or None for any.
+      max_dropped: so many inputs may fail by losing their spike: they move to
+        `silent_step`, out of any window.
+      max_inserted: so many silent inputs may fail by spiking at any step.
+      silent_step: `T - 1`, the forced spike; None where no input may fail.
+      requires: what must hold of the outputs.
     """
 
     spike_steps: np.ndarray
@@ -61,6 +75,10 @@ class Query:
     max_changed: int | None = None
     tie: Tie = Tie.ADVERSARIAL
     target: int | None = None
+    max_dropped: int = 0
+    max_inserted: int = 0
+    silent_step: int | None = None
+    requires: Requirement = dataclasses.field(default_factory=Robust)
 
     def __post_init__(self) -> None:
         steps, low, high = (
@@ -74,29 +92,91 @@ class Query:
             )
         if (low > steps).any() or (steps > high).any():
             raise ValueError("windows must contain the unperturbed step of each input")
-        for name in ("max_total_shift", "max_changed"):
+        for name in ("max_total_shift", "max_changed", "max_dropped", "max_inserted"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name}={value} must not be negative")
-        if self.target is not None and self.target == self.label:
-            raise ValueError(f"target {self.target} is the label itself")
+        if self.target is not None:
+            if self.target == self.label:
+                raise ValueError(f"target {self.target} is the label itself")
+            if not isinstance(self.requires, Robust):
+                raise ValueError("only robustness has a target")
+        if self.silent_step is None:
+            if self.max_dropped or self.max_inserted:
+                raise ValueError(
+                    "inputs that may fail need silent_step, the last step T - 1"
+                )
+        elif steps.size and int(high.max()) > self.silent_step:
+            raise ValueError(
+                f"a window ends at step {high.max()}, after silent_step="
+                f"{self.silent_step}"
+            )
         for name, value in (("spike_steps", steps), ("low", low), ("high", high)):
             object.__setattr__(self, name, value)
 
+    @property
+    def can_drop(self) -> np.ndarray:
+        """`[D]` booleans: the inputs that may lose their spike."""
+        if not self.max_dropped:
+            return np.zeros(self.spike_steps.shape, bool)
+        return self.spike_steps != self.silent_step
+
+    @property
+    def can_insert(self) -> np.ndarray:
+        """`[D]` booleans: the silent inputs that may spike."""
+        if not self.max_inserted:
+            return np.zeros(self.spike_steps.shape, bool)
+        return self.spike_steps == self.silent_step
+
+    @property
+    def earliest(self) -> np.ndarray:
+        """`[D]` the earliest step of each input, failures included."""
+        return np.where(self.can_insert, 0, self.low)
+
+    @property
+    def latest(self) -> np.ndarray:
+        """`[D]` the latest step of each input, failures included."""
+        if self.silent_step is None:
+            return self.high
+        return np.where(self.can_drop, self.silent_step, self.high)
+
     def admits(self, spike_steps: np.ndarray) -> bool:
-        """Whether a perturbed input lies in the ball."""
+        """Whether a perturbed input is admissible."""
         steps = np.asarray(spike_steps)
+        if ((steps < self.earliest) | (steps > self.latest)).any():
+            return False
         shift = np.abs(steps - self.spike_steps)
+        outside = (steps < self.low) | (steps > self.high)
+        for failed, limit in (
+            (self.can_drop & (steps == self.silent_step), self.max_dropped),
+            (self.can_insert & (shift > 0), self.max_inserted),
+        ):
+            if (outside & failed).sum() > limit:
+                return False
+            # Those outside their window did fail; the others count as failed where
+            # that saves most of the budgets.
+            order = np.lexsort((-shift, ~outside, ~failed))[: min(limit, failed.sum())]
+            shift[order], outside[order] = 0, False
         return bool(
-            (self.low <= steps).all()
-            and (steps <= self.high).all()
+            not outside.any()
             and (self.max_total_shift is None or shift.sum() <= self.max_total_shift)
             and (self.max_changed is None or (shift > 0).sum() <= self.max_changed)
         )
 
     def violated_by(self, output_steps: np.ndarray) -> bool:
-        """Whether these output spikes break the decision."""
-        return bool(self.beating(output_steps).any())
+        """Whether these output spikes break what is required of one run.
+
+        Raises:
+          ValueError: the requirement is about more than one run of one network; see
+            `jaxsnn.sat.replay.falsifies`.
+        """
+        match self.requires:
+            case Robust():
+                return bool(self.beating(output_steps).any())
+            case Latency(max_step, of_label):
+                steps = np.asarray(output_steps)
+                return bool((steps[self.label] if of_label else steps.min()) > max_step)
+        raise ValueError(f"{type(self.requires).__name__} is not about one run alone")
 
     def beating(self, output_steps: np.ndarray) -> np.ndarray:
         """Returns `[C]` booleans: the classes that beat the label."""
@@ -125,7 +205,8 @@ class Result:
       stage: the stage that decided, None if none did.
       backend: the solver that decided, None for the other stages.
       seconds: time spent on this query alone.
-      counterexample: `[D]` perturbed spike steps that were replayed, or None.
+      counterexample: `[D]` perturbed spike steps that were replayed, or None; `[2, D]`
+        for `Monotone`, the input and the one with a spike moved earlier.
       message: what went wrong, for errors.
     """
 

@@ -143,9 +143,8 @@ def climb(
         elapsed = time.monotonic() - started
         return Radius(robust, breaking, dataclasses.replace(result, seconds=elapsed))
 
-    outputs = replay.spike_steps(network, family.spike_steps)[-1]
-    if family.query(0).violated_by(outputs):
-        steps = family.spike_steps
+    steps = family.spike_steps
+    if replay.falsifies(network, family.query(0), steps):
         clean = Result(Verdict.FALSIFIED, Stage.CLEAN, counterexample=steps)
         yield known(-1, 0, clean)
         return
@@ -174,8 +173,7 @@ def _proved_by_intervals(network: IntegerNetwork, family: Family) -> int:
     """The largest radius that intervals prove, by doubling and then bisection."""
 
     def proves(radius: int) -> bool:
-        query = family.query(radius)
-        return intervals.decided(intervals.propagate(network, query), query)
+        return intervals.proves(network, family.query(radius))
 
     return _largest(proves, family.largest)
 

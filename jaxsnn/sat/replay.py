@@ -6,6 +6,8 @@ every counterexample is run through it before it is reported.
 
 import numpy as np
 
+from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Monotone, alike
 from jaxsnn.sat.spec import IntegerNetwork, Layer
 
 
@@ -74,3 +76,32 @@ def spike_steps(network: IntegerNetwork, inputs: np.ndarray) -> list[np.ndarray]
 def prediction(output_steps: np.ndarray) -> int:
     """Returns the class: the output that spikes first, the lowest index first."""
     return int(np.argmin(output_steps))
+
+
+def falsifies(network: IntegerNetwork, query: Query, counterexample: np.ndarray) -> bool:
+    """Whether an input, or a pair of inputs, is a counterexample to a query.
+
+    Args:
+      network: the network.
+      query: the query.
+      counterexample: `[D]` spike steps; `[2, D]` for `Monotone`, where the second
+        differs from the first in one input that spikes earlier.
+
+    Returns:
+      Whether all of it is admissible and breaks what the query requires.
+    """
+    inputs = np.atleast_2d(counterexample)
+    if not all(query.admits(steps) for steps in inputs):
+        return False
+    outputs = [spike_steps(network, steps)[-1] for steps in inputs]
+    match query.requires:
+        case Monotone(moved, output):
+            if len(inputs) != 2 or inputs[1, moved] >= inputs[0, moved]:
+                return False
+            same = np.delete(inputs[0] == inputs[1], moved).all()
+            return bool(same and outputs[1][output] > outputs[0][output])
+        case Alike(other):
+            (steps,) = inputs
+            others = spike_steps(other, steps)[-1]
+            return not alike(query.tie, outputs[0], others)
+    return len(inputs) == 1 and query.violated_by(outputs[0])

@@ -132,8 +132,7 @@ def _judge(
             return Result(Verdict.TIMEOUT, seconds=seconds)
     query = encoding.queries[index]
     steps = encoding.decode(index, set(answer.model))
-    outputs = replay.spike_steps(network, steps)[-1]
-    if not (query.admits(steps) and query.violated_by(outputs)):
+    if not replay.falsifies(network, query, steps):
         raise RuntimeError(
             f"{name} returned a model whose input does not replay; please report this "
             "network and query"

@@ -1,5 +1,6 @@
 """Networks small enough to enumerate, and the enumeration: the oracle."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from jaxsnn.sat import replay
 from jaxsnn.sat.query import Query, Tie, window_ball
+from jaxsnn.sat.requirement import Alike, Latency, Monotone
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 
 
@@ -16,7 +18,11 @@ def networks(draw, max_steps=6):
     widths = draw(
         st.sampled_from([(3, 3, 2), (4, 2, 3), (3, 4, 3), (3, 2, 3, 2), (2, 3, 2, 3)])
     )
-    num_steps = draw(st.integers(3, max_steps))
+    return draw(_with_sizes(widths, draw(st.integers(3, max_steps))))
+
+
+@st.composite
+def _with_sizes(draw, widths, num_steps):
     layers = []
     for inputs, outputs in itertools.pairwise(widths):
         weights = draw(
@@ -72,18 +78,84 @@ def nested_queries(draw, network):
     return queries
 
 
+@st.composite
+def failures(draw, queries, num_steps):
+    """The same queries where a few inputs may fail as well."""
+    dropped, inserted = draw(
+        st.sampled_from([(0, 1), (1, 0), (1, 1), (2, 0), (0, 2), (2, 2)])
+    )
+    more = draw(st.booleans())
+    return [
+        dataclasses.replace(
+            query,
+            max_dropped=dropped + (more and index > 0),
+            max_inserted=inserted,
+            silent_step=num_steps - 1,
+        )
+        for index, query in enumerate(queries)
+    ]
+
+
+@st.composite
+def requirements(draw, network):
+    """Anything that may be required but robustness."""
+    kind = draw(st.sampled_from([Latency, Monotone, Alike]))
+    if kind is Latency:
+        return Latency(draw(st.integers(0, network.num_steps - 1)), draw(st.booleans()))
+    if kind is Monotone:
+        return Monotone(
+            draw(st.integers(0, network.num_inputs - 1)),
+            draw(st.integers(0, network.num_classes - 1)),
+        )
+    widths = draw(st.sampled_from([(), (2,), (3, 2)]))
+    sizes = (network.num_inputs, *widths, network.num_classes)
+    return Alike(draw(_with_sizes(sizes, network.num_steps)))
+
+
 def admissible(query):
-    """Every input of the ball, as `[M, D]`."""
+    """Every admissible input, as `[M, D]`."""
     windows = (
-        range(low, high + 1) for low, high in zip(query.low, query.high, strict=True)
+        range(low, high + 1)
+        for low, high in zip(query.earliest, query.latest, strict=True)
     )
     points = np.array(list(itertools.product(*windows)))
     return points[[query.admits(point) for point in points]]
 
 
 def is_robust(network, query):
-    """Whether no admissible input breaks the decision, by trying all of them."""
-    return not any(
-        query.violated_by(replay.spike_steps(network, point)[-1])
-        for point in admissible(query)
+    """Whether nothing admissible breaks the requirement, by trying everything."""
+    points = admissible(query)
+    runs = [replay.spike_steps(network, point)[-1] for point in points]
+    match query.requires:
+        case Monotone(moved, output):
+            by_rest = {}
+            for point, outputs in zip(points, runs, strict=True):
+                key = tuple(np.delete(point, moved))
+                by_rest.setdefault(key, []).append((point[moved], outputs[output]))
+            pairs = (
+                itertools.pairwise(fires for _, fires in sorted(each))
+                for each in by_rest.values()
+            )
+            return all(early <= late for each in pairs for early, late in each)
+        case Alike(other):
+            others = [replay.spike_steps(other, point)[-1] for point in points]
+            return all(
+                _decide_alike(query.tie, *pair)
+                for pair in zip(runs, others, strict=True)
+            )
+        case Latency(max_step, of_label):
+            times = [run[query.label] if of_label else min(run) for run in runs]
+            return max(times) <= max_step
+    return not any(query.violated_by(run) for run in runs)
+
+
+def _decide_alike(tie, ours, theirs):
+    ours, theirs = (
+        {c for c, step in enumerate(run) if step == min(run)} for run in (ours, theirs)
     )
+    match tie:
+        case Tie.ADVERSARIAL:
+            return ours == theirs
+        case Tie.ARGMIN:
+            return min(ours) == min(theirs)
+    return bool(ours & theirs)

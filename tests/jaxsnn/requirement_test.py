@@ -1,0 +1,154 @@
+"""Failing inputs, and requirements beyond robustness, against enumeration."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxsnn.sat import backends, intervals, replay
+from jaxsnn.sat.backends import Status
+from jaxsnn.sat.encode import encode
+from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Latency, Monotone
+from jaxsnn.sat.spec import Dense, IntegerNetwork
+from tests.jaxsnn import small_networks
+
+
+@st.composite
+def questions(draw, network, what):
+    """Nested queries with failing inputs, another requirement, or both."""
+    queries = draw(small_networks.nested_queries(network))
+    if what != "requirement":
+        queries = draw(small_networks.failures(queries, network.num_steps))
+    if what != "failures":
+        requires = draw(small_networks.requirements(network))
+        queries = [
+            dataclasses.replace(query, requires=requires, target=None)
+            for query in queries
+        ]
+    return queries
+
+
+def admits_by_definition(query, point):
+    """Whether some choice of failed inputs explains the point."""
+    inputs = range(len(point))
+    silent = query.silent_step
+    for failed in itertools.chain.from_iterable(
+        itertools.combinations(inputs, size) for size in range(len(point) + 1)
+    ):
+        lost = [i for i in failed if query.spike_steps[i] != silent]
+        come = [i for i in failed if query.spike_steps[i] == silent]
+        held = [i for i in inputs if i not in failed]
+        shift = [abs(point[i] - query.spike_steps[i]) for i in held]
+        if (
+            len(lost) <= query.max_dropped
+            and all(point[i] == silent for i in lost)
+            and len(come) <= query.max_inserted
+            and all(query.low[i] <= point[i] <= query.high[i] for i in held)
+            and sum(shift) <= (query.max_total_shift or 0)
+            + (query.max_total_shift is None) * 1000
+            and sum(s > 0 for s in shift) <= (query.max_changed or 0)
+            + (query.max_changed is None) * 1000
+        ):
+            return True
+    return False
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_admits_what_some_choice_of_failures_explains(data):
+    network = data.draw(small_networks.networks(max_steps=4))
+    for query in data.draw(questions(network, "failures"))[-1:]:
+        everything = itertools.product(
+            range(network.num_steps), repeat=network.num_inputs
+        )
+        for point in map(np.array, everything):
+            assert query.admits(point) == admits_by_definition(query, point)
+
+
+@pytest.mark.parametrize("what", ["failures", "requirement", "both"])
+@pytest.mark.parametrize("backend", sorted(backends.BACKENDS))
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_every_backend_equals_enumeration(backend, what, data):
+    if backend not in backends.installed():
+        pytest.skip(f"{backend} is not installed")
+    network = data.draw(small_networks.networks(max_steps=5))
+    queries = data.draw(questions(network, what))
+    encoding = encode(network, queries)
+    session = backends.BACKENDS[backend](encoding.problem)
+    for index in data.draw(st.permutations(range(len(queries)))):
+        answer = session.solve(encoding.assumptions[index], seconds=10.0)
+        expected = small_networks.is_robust(network, queries[index])
+        assert (answer.status is Status.UNSATISFIABLE) == expected
+        if not expected:
+            found = encoding.decode(index, answer.model)
+            assert replay.falsifies(network, queries[index], found)
+    session.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_intervals_hold_and_prove_only_what_is_true(data):
+    network = data.draw(small_networks.networks(max_steps=5))
+    what = data.draw(st.sampled_from(["failures", "requirement", "both"]))
+    for query in data.draw(questions(network, what)):
+        levels = intervals.propagate(network, query)
+        runs = [
+            replay.spike_steps(network, point)
+            for point in small_networks.admissible(query)
+        ]
+        for depth, interval in enumerate(levels):
+            steps = np.array([run[depth] for run in runs])
+            assert (interval.low <= steps.min(axis=0)).all()
+            assert (steps.max(axis=0) <= interval.high).all()
+        if intervals.proves(network, query):
+            assert small_networks.is_robust(network, query)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_potentials_of_failing_inputs_are_attained(data):
+    network = data.draw(small_networks.networks(max_steps=5))
+    (query, *_) = data.draw(questions(network, "failures"))
+    query = dataclasses.replace(query, max_total_shift=None, max_changed=None)
+    layer, num_steps = network.layers[0], network.num_steps
+    lowest, highest = intervals.input_potentials(layer, query, num_steps)
+    points = small_networks.admissible(query)
+    seen = np.array([replay.potentials(layer, p, num_steps) for p in points])
+    np.testing.assert_array_equal(lowest, seen.min(axis=0))
+    np.testing.assert_array_equal(highest, seen.max(axis=0))
+
+
+def test_a_lost_spike_jumps_over_the_steps_between():
+    # The output needs input 0 before step 4; a loss can only silence it altogether.
+    network = IntegerNetwork((Dense(np.array([[1, 0], [0, 1]]), np.array([0, 0])),), 8)
+    steps = np.array([1, 5])
+    query = Query(steps, steps, steps, 0, max_dropped=1, silent_step=7)
+    assert query.admits(np.array([7, 5])) and query.admits(np.array([1, 7]))
+    assert not query.admits(np.array([4, 5]))
+    assert not query.admits(np.array([7, 7]))
+    assert replay.falsifies(network, query, np.array([7, 5]))
+
+
+def test_wrong_questions_are_refused():
+    steps = np.array([1, 5])
+    with pytest.raises(ValueError, match="silent_step"):
+        Query(steps, steps, steps, 0, max_dropped=1)
+    with pytest.raises(ValueError, match="after silent_step"):
+        Query(steps, steps, steps, 0, silent_step=4)
+    with pytest.raises(ValueError, match="max_inserted=-1"):
+        Query(steps, steps, steps, 0, max_inserted=-1, silent_step=7)
+    with pytest.raises(ValueError, match="only robustness"):
+        Query(steps, steps, steps, 0, target=1, requires=Latency(3))
+    with pytest.raises(ValueError, match="-1"):
+        Latency(-1)
+    with pytest.raises(ValueError, match="indices"):
+        Monotone(-1, 0)
+    network = IntegerNetwork((Dense(np.ones((2, 2), int), np.zeros(2, int)),), 8)
+    longer = IntegerNetwork(network.layers, 9)
+    with pytest.raises(ValueError, match="num_steps"):
+        encode(network, [Query(steps, steps, steps, 0, requires=Alike(longer))])
