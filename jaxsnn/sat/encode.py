@@ -159,9 +159,7 @@ def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
     return Encoding(problem, tuple(queries), tuple(assumptions), inputs)
 
 
-def _runs(
-    problem: Problem, network: IntegerNetwork, widest: Query
-) -> list[_Encoder]:
+def _runs(problem: Problem, network: IntegerNetwork, widest: Query) -> list[_Encoder]:
     """The runs that the requirement compares; they share problem and inputs."""
     networks = [network]
     if isinstance(widest.requires, Alike):

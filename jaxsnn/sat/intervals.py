@@ -138,13 +138,18 @@ def input_potentials(
 
     Each bound is attained by some admissible input, as long as the query has at most
     one kind of budget, or inputs that may fail and none; with more, each is relaxed in
-    turn and the tighter one kept.
+    turn and the tighter one kept. In layers with delays any number of the inputs that
+    may fail does, free of budgets.
     """
-    lowest, highest = _potentials(layer, Interval(query.low, query.high), num_steps)
-    budgeted = query.max_total_shift is not None or query.max_changed is not None
-    if not (budgeted or query.max_dropped or query.max_inserted):
-        return lowest, highest
     synapses = layer.synapses()
+    budgeted = query.max_total_shift is not None or query.max_changed is not None
+    failing = query.max_dropped > 0 or query.max_inserted > 0
+    if failing and not synapses.instant:
+        anywhere = Interval(query.earliest, query.latest)
+        return _potentials(layer, anywhere, num_steps)
+    lowest, highest = _potentials(layer, Interval(query.low, query.high), num_steps)
+    if not (budgeted or failing):
+        return lowest, highest
     if not synapses.instant:
         least, most = contributions.within_budget(layer, query, num_steps)
         return np.maximum(lowest, least), np.minimum(highest, most)

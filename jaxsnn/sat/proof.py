@@ -69,9 +69,10 @@ def prove(
     Raises:
       ContradictionError: the query has a counterexample.
     """
-    levels = intervals.propagate(network, query)
-    files = {manifest.INTERVALS_FILE: _levels_to_json(levels[1:])}
-    if intervals.decided(levels, query):
+    runs = intervals.runs(network, query)
+    levels = [level for run in runs for level in run[1:]]
+    files = {manifest.INTERVALS_FILE: _levels_to_json(levels)}
+    if intervals.decided([run[-1] for run in runs], query):
         return Proof(Method.INTERVALS, files)
     problem = formula.question(network, query)
     reasons = []
@@ -162,6 +163,7 @@ def write(
     query: Query,
     proof: Proof,
     subject: Mapping[str, Any],
+    other_file: pathlib.Path | None = None,
 ) -> str:
     """Writes a proof's folder; it appears whole or not at all.
 
@@ -173,6 +175,8 @@ def write(
       query: the query.
       proof: its proof.
       subject: what the results call the query.
+      other_file: the file of the network that it is compared with, for `Alike`; in
+        the proof directory, too.
 
     Returns:
       The folder's name.
@@ -185,6 +189,10 @@ def write(
         network=manifest.network_digest(network),
         input=manifest.input_digest(query),
         query=manifest.sha256(files[manifest.QUERY_FILE]),
+        other_file=None if other_file is None else other_file.name,
+        other_file_sha256=(
+            None if other_file is None else manifest.sha256(other_file.read_bytes())
+        ),
         files={file: manifest.sha256(data) for file, data in files.items()},
         subject=subject,
     )

@@ -78,7 +78,9 @@ def prediction(output_steps: np.ndarray) -> int:
     return int(np.argmin(output_steps))
 
 
-def falsifies(network: IntegerNetwork, query: Query, counterexample: np.ndarray) -> bool:
+def falsifies(
+    network: IntegerNetwork, query: Query, counterexample: np.ndarray
+) -> bool:
     """Whether an input, or a pair of inputs, is a counterexample to a query.
 
     Args:

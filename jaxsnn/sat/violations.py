@@ -58,7 +58,7 @@ def violations(problem: Problem, query: Query, runs: list[Outputs]) -> list[int]
 def _earlier(
     problem: Problem, run: Outputs, one: int, other_run: Outputs, other: int, lead: int
 ) -> int:
-    """`fire_one < fire_other + lead`: one has spiked by `t`, other not by `t - lead`."""
+    """`fire_one < fire_other + lead`: one has by `t`, the other not by `t - lead`."""
     latest = int(other_run.high[other]) - 1 + lead
     return problem.disjunction(
         _all(
@@ -69,9 +69,7 @@ def _earlier(
     )
 
 
-def _differs(
-    problem: Problem, tie: Tie, ours: Outputs, theirs: Outputs
-) -> list[int]:
+def _differs(problem: Problem, tie: Tie, ours: Outputs, theirs: Outputs) -> list[int]:
     first = [_first(problem, run) for run in (ours, theirs)]
     pairs = list(zip(*first, strict=True))
     if tie is Tie.S4NN:

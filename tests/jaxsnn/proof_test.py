@@ -1,5 +1,6 @@
 """Proof folders: made for random networks, confirmed, and refused once altered."""
 
+import dataclasses
 import functools
 import gzip
 import importlib.util
@@ -18,6 +19,7 @@ from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.folder import confirm
 from jaxsnn.sat.check.manifest import Method
 from jaxsnn.sat.query import Query, linf_query
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from tests.jaxsnn import small_networks
 
@@ -34,7 +36,12 @@ REFUTERS = [
 def write(directory, network, query, proved):
     file = directory / "network.npz"
     integer.save(file, network)
-    name = proof.write(directory, "a", network, file, query, proved, {"sample": 3})
+    other = None
+    if isinstance(query.requires, Alike):
+        other = directory / "other.npz"
+        integer.save(other, query.requires.other)
+    subject = {"sample": 3}
+    name = proof.write(directory, "a", network, file, query, proved, subject, other)
     return directory / name
 
 
@@ -69,8 +76,8 @@ def undecided_by_intervals(seed=0):
 )
 @given(data=st.data())
 def test_robust_queries_have_proofs_and_others_cannot(method, tmp_path, data):
-    network = data.draw(small_networks.networks())
-    query = data.draw(small_networks.nested_queries(network))[-1]
+    network = data.draw(small_networks.networks(max_steps=5))
+    query = data.draw(small_networks.questions(network))[-1]
     if not small_networks.is_robust(network, query):
         with pytest.raises(proof.ContradictionError):
             proof.prove(network, query, 10.0, (method,))
@@ -116,7 +123,10 @@ def reseal_and_confirm(folder, files):
     changed = {**present, **files}
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    query = manifest.query_from_json(changed["query.json"])
+    other = folder.parent / "other.npz"
+    query = manifest.query_from_json(
+        changed["query.json"], integer.load(other) if other.exists() else None
+    )
     sealed = sealed._replace(
         files={name: manifest.sha256(content) for name, content in changed.items()},
         query=manifest.sha256(changed["query.json"]),
@@ -224,3 +234,55 @@ def test_digests_tell_networks_apart_by_what_they_compute():
         IntegerNetwork((Dense(weights, thresholds),) * 2, 4),
     ):
         assert manifest.network_digest(other) != digest
+
+
+def test_a_proof_of_one_requirement_is_none_of_another(tmp_path):
+    # Output 0 always follows input 0 by a step, output 1 never spikes of itself.
+    layer = Dense(np.array([[1, 0], [0, 0]]), np.array([0, 0]))
+    network = IntegerNetwork((layer,), num_steps=8)
+    other = IntegerNetwork((Dense(layer.weights, np.array([0, 1])),), num_steps=8)
+    robust = linf_query(np.array([1, 5]), 0, 1, 8)
+    questions = [
+        dataclasses.replace(robust, requires=requires)
+        for requires in (
+            Robust(),
+            Latency(3),
+            Latency(3, of_label=True),
+            Monotone(1, 0),
+            Alike(other),
+        )
+    ]
+    impossible = dataclasses.replace(robust, requires=Latency(1))
+    lossy = dataclasses.replace(robust, max_dropped=1, silent_step=7)
+    for number, query in enumerate(questions):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        proved = proof.prove(network, query, 10.0)
+        folder = write(directory, network, query, proved)
+        confirmed = confirm(folder, integer.load)
+        assert type(confirmed.query.requires) is type(query.requires)
+        for wrong in (impossible, lossy):
+            with pytest.raises(ProofError, match=r"not follow|late|query|layers"):
+                reseal_and_confirm(
+                    folder, {"query.json": manifest.query_to_json(wrong)}
+                )
+
+
+def test_the_other_network_is_part_of_the_question(tmp_path):
+    layer = Dense(np.array([[1, 0], [0, 0]]), np.array([0, 0]))
+    network, longer = (IntegerNetwork((layer,), steps) for steps in (8, 9))
+    query = dataclasses.replace(
+        linf_query(np.array([1, 5]), 0, 1, 8), requires=Alike(network)
+    )
+    folder = write(tmp_path, network, query, proof.prove(network, query, 10.0))
+    assert isinstance(confirm(folder, integer.load).query.requires, Alike)
+    integer.save(tmp_path / "other.npz", longer)
+    with pytest.raises(ProofError, match=r"other.npz was altered"):
+        confirm(folder, integer.load)
+    digest = manifest.sha256((tmp_path / "other.npz").read_bytes())
+    sealed, _ = manifest.open_sealed(folder)
+    for changes in ({"other_file_sha256": digest}, {"other_file": None}):
+        altered = sealed._replace(**changes)
+        (folder / "manifest.json").write_bytes(manifest.seal(altered))
+        with pytest.raises(ProofError, match="no query"):
+            confirm(folder, integer.load)

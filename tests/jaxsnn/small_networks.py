@@ -40,6 +40,18 @@ def _with_sizes(draw, widths, num_steps):
 
 
 @st.composite
+def delayed_networks(draw):
+    """Some synapses take a step or two longer than others."""
+    network = draw(networks(max_steps=5))
+    first, *rest = network.layers
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    delays = rng.integers(0, 3, first.weights.shape)
+    return dataclasses.replace(
+        network, layers=(dataclasses.replace(first, delays=delays), *rest)
+    )
+
+
+@st.composite
 def nested_queries(draw, network):
     """A few nested balls of one kind, or of all kinds at once."""
     steps = np.array(
@@ -110,6 +122,21 @@ def requirements(draw, network):
     widths = draw(st.sampled_from([(), (2,), (3, 2)]))
     sizes = (network.num_inputs, *widths, network.num_classes)
     return Alike(draw(_with_sizes(sizes, network.num_steps)))
+
+
+@st.composite
+def questions(draw, network, what="both"):
+    """Nested queries with failing inputs, another requirement, or both."""
+    queries = draw(nested_queries(network))
+    if what != "requirement":
+        queries = draw(failures(queries, network.num_steps))
+    if what != "failures":
+        requires = draw(requirements(network))
+        queries = [
+            dataclasses.replace(query, requires=requires, target=None)
+            for query in queries
+        ]
+    return queries
 
 
 def admissible(query):

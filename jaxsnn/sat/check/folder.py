@@ -15,6 +15,7 @@ from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
 from jaxsnn.sat.check.manifest import Manifest, Method
 from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Monotone
 from jaxsnn.sat.spec import IntegerNetwork
 
 
@@ -54,11 +55,13 @@ def confirm(
     sealed, files = manifest.open_sealed(folder)
     try:
         network = load(manifest.confirm_network_file(folder.parent, sealed))
+        other_file = manifest.confirm_other_file(folder.parent, sealed)
+        other = None if other_file is None else load(other_file)
     except ProofError:
         raise
     except ValueError as error:
         raise ProofError(str(error)) from error
-    query = manifest.query_from_json(files[manifest.QUERY_FILE])
+    query = manifest.query_from_json(files[manifest.QUERY_FILE], other)
     for name, found in (
         ("network", manifest.network_digest(network)),
         ("input", manifest.input_digest(query)),
@@ -68,10 +71,16 @@ def confirm(
             raise ProofError(f"is not about the {name} that the manifest names")
     _check_query(network, query)
     claims = read_claims(files[manifest.INTERVALS_FILE])
-    check_intervals(network, query, claims)
+    runs = [claims[: len(network.layers)]]
+    check_intervals(network, query, runs[0])
+    if isinstance(query.requires, Alike):
+        runs.append(claims[len(network.layers) :])
+        check_intervals(query.requires.other, query, runs[1])
+    if sum(len(run) for run in runs) != len(claims):
+        raise ProofError("intervals of another number of layers")
     num_steps = 0
     if sealed.method is Method.INTERVALS:
-        check_decided(query, claims[-1])
+        check_decided(query, [run[-1] for run in runs])
     else:
         num_steps = _check_refutation(sealed.method, files, network, query)
     return Confirmed(sealed, query, num_steps, time.monotonic() - started)
@@ -102,9 +111,19 @@ def _check_query(network: IntegerNetwork, query: Query) -> None:
         all(step.shape == (network.num_inputs,) for step in steps)
         and int(query.low.min(initial=0)) >= 0
         and int(query.high.max(initial=0)) < network.num_steps
+        and query.silent_step in (None, network.num_steps - 1)
         and query.label in classes
         and (query.target is None or query.target in classes)
     )
+    match query.requires:
+        case Monotone(moved, output):
+            fits = fits and moved < network.num_inputs and output in classes
+        case Alike(other):
+            fits = fits and (
+                other.num_steps == network.num_steps
+                and other.num_inputs == network.num_inputs
+                and other.num_classes == network.num_classes
+            )
     if not fits:
         raise ProofError("the query does not fit the network")
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxsnn.sat.check import delayed
 from jaxsnn.sat.check.errors import ProofError
-from jaxsnn.sat.query import Query, Tie
+from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust, Tie
 from jaxsnn.sat.spec import IntegerNetwork, Layer
 
 
@@ -58,6 +59,11 @@ def check_intervals(
                 lowest, highest = _potentials(weights, before, step)
                 if depth == 0:
                     lowest, highest = _budgeted(weights, query, step, lowest, highest)
+                    fall, rise = _failures(weights, query, step)
+                    lowest, highest = lowest - fall, highest + rise
+            elif depth == 0 and (query.max_dropped or query.max_inserted):
+                hull = query.earliest, query.latest
+                lowest, highest = delayed.extremes(added, *hull, step)
             else:
                 lowest, highest = delayed.extremes(added, *before, step)
                 if depth == 0:
@@ -76,12 +82,49 @@ def check_intervals(
         before = claim
 
 
-def check_decided(query: Query, outputs: Claim) -> None:
-    """Confirms that no class can beat the label within the output intervals.
+def check_decided(query: Query, runs: Sequence[Claim]) -> None:
+    """Confirms that what is required holds anywhere within the output intervals.
+
+    Args:
+      query: the query.
+      runs: the outputs; those of the other network second where two are compared.
 
     Raises:
-      ProofError: naming a class that can.
+      ProofError: saying what may fail, for robustness by which class.
     """
+    outputs = runs[0]
+    match query.requires:
+        case Robust():
+            _check_robust(query, outputs)
+        case Latency(max_step, of_label):
+            latest = outputs.high[query.label] if of_label else min(outputs.high)
+            if latest > max_step:
+                raise ProofError(f"the decision may come as late as step {latest}")
+        case Monotone(_, output):
+            if outputs.low[output] != outputs.high[output]:
+                raise ProofError(f"output {output} may spike at several steps")
+        case Alike():
+            winners = [_sure_winners(query.tie, run) for run in runs]
+            if not set.intersection(*winners):
+                raise ProofError("no class is surely first in both networks")
+
+
+def _sure_winners(tie: Tie, outputs: Claim) -> set[int]:
+    """The classes that are first whatever the steps within the intervals."""
+    winners = set()
+    for one, latest in enumerate(outputs.high):
+        for other, earliest in enumerate(outputs.low):
+            strictly = tie is Tie.ADVERSARIAL or (tie is Tie.ARGMIN and other < one)
+            if other != one and (
+                earliest < latest or (strictly and earliest == latest)
+            ):
+                break
+        else:
+            winners.add(one)
+    return winners
+
+
+def _check_robust(query: Query, outputs: Claim) -> None:
     latest = outputs.high[query.label]
     for other, earliest in enumerate(outputs.low):
         if other == query.label or query.target not in (None, other):
@@ -141,6 +184,36 @@ def _budgeted(
             highest = np.minimum(highest, potential + rise)
             lowest = np.maximum(lowest, potential - fall)
     return lowest, highest
+
+
+def _failures(
+    weights: np.ndarray, query: Query, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What failing inputs take from and add to extreme potentials, `[N]` each.
+
+    A failing input gives up what it was counted for: its best place in its window, or
+    under a budget its clean one, as the budget's moves may all be those of others.
+    """
+    fall = np.zeros(len(weights), np.int64)
+    rise = fall.copy()
+    clean, silent = query.spike_steps, query.silent_step
+    budgeted = query.max_total_shift is not None or query.max_changed is not None
+    certain = (clean if budgeted else query.high) <= step
+    possible = (clean if budgeted else query.low) <= step
+    for limit, fails, arrives in (
+        (query.max_dropped, clean != silent, step == silent),
+        (query.max_inserted, clean == silent, True),
+    ):
+        if not limit:
+            continue
+        leaves = step == silent  # where everything has come
+        for sign, total in ((1, rise), (-1, fall)):
+            signed = sign * weights[:, fails]
+            held = np.maximum(signed * certain[fails], signed * possible[fails])
+            failed = np.maximum(signed * arrives, signed * leaves)
+            more = np.sort(np.maximum(failed - held, 0), axis=1)
+            total += more[:, max(more.shape[1] - limit, 0) :].sum(axis=1)
+    return fall, rise
 
 
 def _knapsack(values: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:

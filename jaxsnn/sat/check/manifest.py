@@ -25,9 +25,10 @@ import numpy as np
 
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.query import Query, Tie
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Requirement, Robust
 from jaxsnn.sat.spec import IntegerNetwork
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 QUERY_FILE = "query.json"
 INTERVALS_FILE = "intervals.json"
@@ -42,7 +43,12 @@ _QUERY_FIELDS = {
     "max_changed",
     "tie",
     "target",
+    "max_dropped",
+    "max_inserted",
+    "silent_step",
+    "requires",
 }
+_KINDS = {Robust: "robust", Latency: "latency", Monotone: "monotone", Alike: "alike"}
 
 
 class Method(enum.Enum):
@@ -71,6 +77,9 @@ class Manifest(NamedTuple):
       network: digest of its integers, `network_digest`.
       input: digest of the unperturbed spike steps.
       query: digest of the query.
+      other_file: name of the file of a second network that is compared, or None; its
+        digest is in the query.
+      other_file_sha256: of its bytes.
       files: SHA-256 of each file of the folder.
       subject: what the results call it: sample, norm, radius; labels, not claims.
     """
@@ -81,6 +90,8 @@ class Manifest(NamedTuple):
     network: str
     input: str
     query: str
+    other_file: str | None
+    other_file_sha256: str | None
     files: Mapping[str, str]
     subject: Mapping[str, Any]
 
@@ -126,26 +137,71 @@ def query_to_json(query: Query) -> bytes:
             "low": query.low.tolist(),
             "high": query.high.tolist(),
             "tie": query.tie.value,
+            "requires": _requirement_to_dict(query.requires),
         }
     )
 
 
-def query_from_json(data: bytes) -> Query:
+def query_from_json(data: bytes, other: IntegerNetwork | None = None) -> Query:
     """Reads what `query_to_json` wrote.
 
+    Args:
+      data: the bytes.
+      other: the network that the query compares with, if it does.
+
     Raises:
-      ProofError: it did not write this.
+      ProofError: it did not write this, or about another network.
     """
     try:
         values = json.loads(data)
-        query = Query(**{**values, "tie": Tie(values["tie"])})
-        numbers = (query.label, query.max_total_shift, query.max_changed, query.target)
-        integral = all(type(n) in (int, type(None)) for n in numbers)
+        requires = _requirement_from_dict(values["requires"], other)
+        changes = {"tie": Tie(values["tie"]), "requires": requires}
+        query = Query(**{**values, **changes})
+        written = values | values["requires"]
+        numbers = [
+            value
+            for name, value in written.items()
+            if name not in _NO_NUMBERS and value is not None
+        ]
+        integral = all(type(number) is int for number in numbers)
         if integral and query_to_json(query) == data:
             return query
     except (ValueError, TypeError, KeyError):
         pass
     raise ProofError(f"{QUERY_FILE} is no query of this schema")
+
+
+# Checked otherwise: by conversion, or by writing the query again.
+_NO_NUMBERS = {"spike_steps", "low", "high", "tie", "requires"} | {
+    "kind",
+    "other",
+    "of_label",
+}
+
+
+def _requirement_to_dict(requires: Requirement) -> dict[str, Any]:
+    kind = {"kind": _KINDS[type(requires)]}
+    if isinstance(requires, Alike):
+        return {**kind, "other": network_digest(requires.other)}
+    return {**kind, **dataclasses.asdict(requires)}
+
+
+def _requirement_from_dict(
+    values: Mapping[str, Any], other: IntegerNetwork | None
+) -> Requirement:
+    fields = {name: value for name, value in values.items() if name != "kind"}
+    match values["kind"]:
+        case "robust":
+            return Robust(**fields)
+        case "latency":
+            requires = Latency(**fields)
+            if type(requires.of_label) is bool:
+                return requires
+        case "monotone":
+            return Monotone(**fields)
+        case "alike" if other is not None:
+            return Alike(other)
+    raise ValueError(f"no requirement: {values}")
 
 
 def seal(manifest: Manifest) -> bytes:
@@ -206,6 +262,23 @@ def confirm_network_file(proof_dir: pathlib.Path, manifest: Manifest) -> pathlib
     path = proof_dir / manifest.network_file
     _read(path, manifest.network_file_sha256)
     return path
+
+
+def confirm_other_file(
+    proof_dir: pathlib.Path, manifest: Manifest
+) -> pathlib.Path | None:
+    """Returns the path of the second network's file, None if there is none.
+
+    Raises:
+      ProofError: as `confirm_network_file`.
+    """
+    if manifest.other_file is None or manifest.other_file_sha256 is None:
+        return None
+    renamed = manifest._replace(
+        network_file=manifest.other_file,
+        network_file_sha256=manifest.other_file_sha256,
+    )
+    return confirm_network_file(proof_dir, renamed)
 
 
 def _read(path: pathlib.Path, expected: str) -> bytes:
