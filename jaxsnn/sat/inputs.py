@@ -72,10 +72,10 @@ class Inputs:
 
     def restrict(self, query: Query, selected: int) -> None:
         """Keeps `query` when `selected` holds: its windows, failures and budgets."""
-        problem = self._problem
+        problem, failures = self._problem, self._failures()
         for neuron, chain in self._inputs():
             low, high = int(query.low[neuron]), int(query.high[neuron])
-            failed = self._failed.get(neuron, FALSE)
+            failed = failures.get(neuron, FALSE)
             step = int(self._low[neuron])
             if low > step and chain:
                 before = chain[min(low - step, len(chain)) - 1]
@@ -93,7 +93,7 @@ class Inputs:
             (self._can_drop, query.max_dropped),
             (self._can_insert, query.max_inserted),
         ):
-            failed = [(1, lit) for i, lit in self._failures() if can[i]]
+            failed = [(1, lit) for i, lit in self._failures().items() if can[i]]
             literals.append(at_least(failed, limit + 1))
         if query.max_total_shift is not None:
             shifts = [term for terms in self._moves() for term in terms]
@@ -108,7 +108,7 @@ class Inputs:
 
     def _moves(self) -> Iterator[list[tuple[int, int]]]:
         """For each input, the steps it moved within its window: weights, literals."""
-        query, horizon = self._query, self._horizon
+        query, horizon, failures = self._query, self._horizon, self._failures()
         for neuron, chain in self._inputs():
             clean = int(query.spike_steps[neuron])
             low, high = int(query.low[neuron]), int(query.high[neuron])
@@ -117,8 +117,8 @@ class Inputs:
                 if not low <= step < high:
                     continue
                 moved = -lit if step >= clean else lit
-                if neuron in self._failed:
-                    both = [(1, moved), (1, -self._failed[neuron])]
+                if neuron in failures:
+                    both = [(1, moved), (1, -failures[neuron])]
                     moved = self._problem.at_least(both, 2)
                 # Steps that nothing can tell apart are crossed at once.
                 terms.append((clean - horizon if step == horizon < clean else 1, moved))
@@ -131,7 +131,7 @@ class Inputs:
         are, or move no further than that.
         """
         steps = query.spike_steps.copy()
-        failures = dict(self._failures())
+        failures = self._failures()
         for neuron, chain in self._inputs():
             waited = sum(lit not in true_literals for lit in chain)
             step = int(self._low[neuron]) + waited
@@ -143,10 +143,12 @@ class Inputs:
         return steps
 
     def _inputs(self) -> Iterator[tuple[int, list[int]]]:
-        return iter(self._chains.items())
+        """The inputs encoded so far and their chains."""
+        yield from self._chains.items()
 
-    def _failures(self) -> Iterator[tuple[int, int]]:
-        return iter(self._failed.items())
+    def _failures(self) -> dict[int, int]:
+        """The literals that say that an input failed."""
+        return self._failed
 
 
 class Moved(Inputs):
@@ -180,8 +182,7 @@ class Moved(Inputs):
                 yield neuron, chain
         yield from self._chains.items()
 
-    def _failures(self) -> Iterator[tuple[int, int]]:
-        for neuron, lit in self._shared._failures():
-            if neuron != self._own:
-                yield neuron, lit
-        yield from self._failed.items()
+    def _failures(self) -> dict[int, int]:
+        shared = self._shared._failures()
+        others = {i: lit for i, lit in shared.items() if i != self._own}
+        return others | self._failed

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from jaxsnn.sat import backends, intervals, replay
 from jaxsnn.sat.backends import Status
-from jaxsnn.sat.encode import encode
 from jaxsnn.sat.check.intervals import Claim, check_intervals
+from jaxsnn.sat.encode import encode
 from jaxsnn.sat.query import Query, Verdict
 from jaxsnn.sat.requirement import Alike, Latency, Monotone
 from jaxsnn.sat.solve import solve
