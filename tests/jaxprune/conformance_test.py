@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune import checkpoints, plan, prunable
-from jaxprune.models import bert, blocks, text, vit, weights
+from jaxprune.models import bert, blocks, decoder, generation, text, vit, weights
 
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch")
@@ -246,3 +246,115 @@ def test_vit_at_its_true_size(tmp_path):
     reference = randomize(transformers.ViTForImageClassification(config), 0.1)
     _, _, variables = check_vit(reference, tmp_path, some_images(224))
     assert sum(x.size for x in jax.tree.leaves(variables)) == 86_567_656
+
+
+SMALL_DECODER = {
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 3.0,
+    "original_max_position_embeddings": 16,
+}
+FAMILIES = {
+    "llama": ("Llama", {"rope_parameters": LLAMA3}),
+    "llama with biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "tied llama": ("Llama", {"tie_word_embeddings": True, "head_dim": 10}),
+    "mistral": ("Mistral", {"sliding_window": 32}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 8}),
+    "gemma": ("Gemma", {"head_dim": 8}),
+}
+
+
+def causal_reference(family):
+    name, options = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**SMALL_DECODER, **options)
+    return randomize(getattr(transformers, f"{name}ForCausalLM")(config))
+
+
+def read_decoder(config, tensors):
+    config = decoder.config_from_hf(config)
+    model = decoder.prunable_decoder(config)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    return config, model, weights.read(decoder.weight_table(config), tensors, like)
+
+
+def padded(left):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(2, 50, length).tolist() for length in (12, 5, 1)]
+    return text.pad(texts, left=left, pad_id=1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoders(tmp_path, family):
+    reference = causal_reference(family)
+    config, model, variables = read_decoder(*saved(reference, tmp_path))
+    if family == "mistral":
+        assert config.max_positions == 32
+    batch = padded(left=False)
+    expected = forward(reference, input_ids=batch.token_ids, attention_mask=batch.mask)
+    logits, hidden = jax.jit(model.activations[decoder.STACK])(variables, batch)
+    real = batch.mask > 0
+    # transformers shows the last block's output after the final norm.
+    for ours, theirs in zip(hidden[:-1], expected.hidden_states[1:-1], strict=True):
+        np.testing.assert_allclose(ours[real], theirs.numpy()[real], **TOLERANCE)
+    norm = reference.model.norm(torch.from_numpy(np.array(hidden[-1]))).detach()
+    np.testing.assert_allclose(
+        norm[real], expected.hidden_states[-1].numpy()[real], **TOLERANCE
+    )
+    np.testing.assert_allclose(logits[real], expected.logits.numpy()[real], **TOLERANCE)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
+def test_greedy_continuations(tmp_path, family, scan):
+    reference = causal_reference(family)
+    config, _, variables = read_decoder(*saved(reference, tmp_path))
+    batch, num_tokens = padded(left=True), 20
+    end = 7
+    with torch.no_grad():
+        expected = reference.generate(
+            input_ids=torch.from_numpy(batch.token_ids).long(),
+            attention_mask=torch.from_numpy(batch.mask).long(),
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=0,
+        ).numpy()[:, batch.mask.shape[1] :]
+    generate = jax.jit(
+        generation.greedy, static_argnums=(0, 3), static_argnames="end_ids"
+    )
+    if scan:
+        variables = blocks.stack(variables)
+    module = decoder.Decoder(config, scan)
+    tokens = generate(module, variables, batch, num_tokens, end_ids=(end,))
+    assert expected.size > 3
+    np.testing.assert_array_equal(tokens[:, : expected.shape[1]], expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_decoder_goes_back_to_transformers(tmp_path, family):
+    reference = causal_reference(family)
+    base, tensors = saved(reference, tmp_path / "base")
+    config, model, variables = read_decoder(base, tensors)
+    made = plan.make_plan(model.stack(decoder.STACK), [1])
+    smaller, pruned = prunable.prune(model, variables, made)
+    config = decoder.pruned_config(config, smaller.structure)
+    tensors = weights.write(decoder.weight_table(config), pruned)
+    write(tmp_path / "pruned", decoder.config_to_hf(config, base), tensors)
+    again = strictly(type(reference), tmp_path / "pruned")
+    assert again.config.num_hidden_layers == 2
+    batch = padded(left=False)
+    expected = forward(again, input_ids=batch.token_ids, attention_mask=batch.mask)
+    logits, real = jax.jit(smaller.apply)(pruned, batch), batch.mask > 0
+    np.testing.assert_allclose(logits[real], expected.logits.numpy()[real], **TOLERANCE)
