@@ -41,7 +41,9 @@ class Job:
         jitter: steps by which input spikes are moved at random in training.
         shift: pixels by which images are moved at random in training.
         margin: by which the label is to lead, in steps.
-        seed: of initial weights, order of examples, jitter and shift.
+        seed: of initial weights, order of examples, jitter, shift and delays.
+        response: of every layer's potentials to a spike.
+        max_delay: synapses have fixed random delays of up to so many steps.
     """
 
     train: data.Dataset

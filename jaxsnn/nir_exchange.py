@@ -5,9 +5,15 @@ and knows neither steps, nor that each neuron spikes once, nor the forced spike.
 made here says so: an integrate-and-fire neuron that can never spike again has the reset
 potential minus infinity, and the rest stands in the metadata of the graph. A graph that
 says less, or more than this library can do exactly, is refused with the name of the
-node. Needs the package `nir` (extra `nir`).
+node.
+
+Delays are delay nodes of whole steps, for inputs before a linear node and for neurons
+after it. Responses in time have no node: what NIR calls leaky integrates currents in
+continuous time and spikes again, so that such graphs, snnTorch's among them, are
+refused. Needs the package `nir` (extra `nir`).
 """
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Mapping
@@ -17,9 +23,14 @@ import nir
 import numpy as np
 
 from jaxsnn import integer
-from jaxsnn.sat.spec import Dense, IntegerNetwork, Layer
+from jaxsnn.sat.response import STEP
+from jaxsnn.sat.spec import Conv2D, Dense, IntegerNetwork, Layer
 
 CODING = "time-to-first-spike"
+
+# Why nodes that others write are refused.
+_AGAIN = " (it leaks in continuous time and spikes again and again)"
+_REASONS = {nir.LIF: _AGAIN, nir.CubaLIF: _AGAIN}
 SCHEMA_VERSION = 1
 
 
@@ -31,7 +42,8 @@ def to_graph(network: IntegerNetwork) -> nir.NIRGraph:
         map that it is.
 
     Raises:
-      ValueError: a pooling layer, which NIR has no node for.
+      ValueError: a pooling layer, a response in time, or delays that are not the sum of
+        one of the input and one of the neuron; NIR has no node for them.
 
     >>> network = IntegerNetwork((Dense(np.array([[2, -1]]), np.array([1])),), 4)
     >>> list(to_graph(network).nodes)
@@ -46,12 +58,18 @@ def to_graph(network: IntegerNetwork) -> nir.NIRGraph:
                 f"layer {depth} is a {type(layer).__name__}, which NIR cannot express "
                 "for spike times; train with strides instead"
             )
-        if not layer.synapses().instant:
+        if isinstance(layer, Dense | Conv2D) and layer.response != STEP:
             raise ValueError(
-                f"layer {depth} has delays or a response that NIR cannot express"
+                f"layer {depth} responds to a spike with {layer.response}, which no "
+                "node of NIR does in steps"
             )
         weights, thresholds = _dense_form(layer)
+        before, after = _delays(layer, depth)
+        if before.any():
+            nodes[f"input_delays_{depth}"] = nir.Delay(before.astype(np.float64))
         nodes[f"weights_{depth}"] = nir.Linear(weights.astype(np.float64))
+        if after.any():
+            nodes[f"neuron_delays_{depth}"] = nir.Delay(after.astype(np.float64))
         nodes[f"neurons_{depth}"] = nir.IF(
             r=np.ones(len(thresholds)),
             v_threshold=thresholds.astype(np.float64),
@@ -92,6 +110,9 @@ def from_graph(
     weights: list[np.ndarray] = []
     thresholds: list[np.ndarray] = []
     pending: np.ndarray | None = None
+    # Of the inputs and of the neurons of each layer.
+    delays: list[tuple[np.ndarray, np.ndarray]] = []
+    before = after = np.zeros(1, np.int64)
     for name in _chain(graph):
         node = graph.nodes[name]
         match node:
@@ -108,25 +129,48 @@ def from_graph(
                     raise ValueError(f"node {name!r}: has no linear node before it")
                 weights.append(pending)
                 thresholds.append(_threshold(name, node, len(pending)))
+                delays.append((before, after))
                 pending = None
+                before = after = np.zeros(1, np.int64)
+            case nir.Delay():
+                if graph.metadata.get("coding") != CODING:
+                    raise ValueError(
+                        f"node {name!r}: delays in a unit that the graph does not say; "
+                        "this library's graphs count steps"
+                    )
+                if pending is None:
+                    before = before + _whole_steps(name, node)
+                else:
+                    after = after + _whole_steps(name, node)
             case nir.Flatten():
                 # A chain of vectors is flat already.
                 if len(next(iter(node.input_type.values()))) > 1:
                     raise ValueError(f"node {name!r}: flattens more than one axis")
             case _:
                 raise ValueError(
-                    f"node {name!r}: {type(node).__name__} has no exact form here; "
-                    "Linear, Affine without bias, and IF do"
+                    f"node {name!r}: {type(node).__name__} has no exact form here"
+                    f"{_REASONS.get(type(node), '')}; Linear, Affine without bias, "
+                    "Delay and IF do"
                 )
-    if pending is not None or not weights:
+    if pending is not None or before.any() or not weights:
         raise ValueError("the graph does not end with neurons")
     if all(np.array_equal(w, np.rint(w)) for w in (*weights, *thresholds)):
-        layers: tuple[Layer, ...] = tuple(
+        dense = [
             Dense(w.astype(np.int64), theta.astype(np.int64))
             for w, theta in zip(weights, thresholds, strict=True)
+        ]
+    else:
+        rounded = integer.quantize(weights, thresholds, num_steps, fractional_bits)
+        scale = rounded.scale
+        dense = [layer for layer in rounded.layers if isinstance(layer, Dense)]
+    layers = tuple(
+        dataclasses.replace(
+            layer,
+            delays=np.broadcast_to(after[:, None] + before, layer.weights.shape),
         )
-        return IntegerNetwork(layers, num_steps, scale)
-    return integer.quantize(weights, thresholds, num_steps, fractional_bits)
+        for layer, (before, after) in zip(dense, delays, strict=True)
+    )
+    return IntegerNetwork(layers, num_steps, scale)
 
 
 def save(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
@@ -162,6 +206,29 @@ def load(
         return from_graph(graph, num_steps, fractional_bits)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _delays(layer: Layer, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parts the delays of a layer into those of its inputs and of its neurons."""
+    delays = layer.delays if isinstance(layer, Dense) else layer.synapses().delays
+    if delays is None or not delays.any():
+        return np.zeros(layer.num_inputs, np.int64), np.zeros(layer.num_outputs)
+    if isinstance(layer, Dense):
+        after = delays[:, 0] - delays[:, 0].min()
+        before = delays[0] - after[0]
+        if np.array_equal(delays, after[:, None] + before):
+            return before, after
+    raise ValueError(
+        f"layer {depth} has a delay for each synapse; NIR has delays of inputs and of "
+        "neurons, which these are not sums of"
+    )
+
+
+def _whole_steps(name: str, node: nir.Delay) -> np.ndarray:
+    delay = np.atleast_1d(np.asarray(node.delay, np.float64))
+    if not np.array_equal(delay, np.rint(delay)) or delay.min() < 0:
+        raise ValueError(f"node {name!r}: delays must be whole steps, 0 or more")
+    return delay.astype(np.int64)
 
 
 def _dense_form(layer: Layer) -> tuple[np.ndarray, np.ndarray]:

@@ -56,6 +56,67 @@ def test_a_convolution_becomes_its_linear_map():
         assert np.array_equal(levels[-1], replay.spike_steps(read, inputs)[-1])
 
 
+def test_delays_of_inputs_and_neurons_round_trip(tmp_path):
+    delays = RNG.integers(0, 3, 5)[None, :] + RNG.integers(0, 3, 4)[:, None]
+    first, second = NETWORK.layers
+    delayed = IntegerNetwork(
+        (
+            Dense(first.weights, first.thresholds, delays=delays),
+            Dense(second.weights, second.thresholds, delays=np.full((3, 4), 2)),
+        ),
+        num_steps=9,
+    )
+    path = tmp_path / "network.nir"
+    nir_exchange.save(path, delayed)
+    for layer, expected in zip(
+        nir_exchange.load(path).layers, delayed.layers, strict=True
+    ):
+        for array, other in zip(layer.synapses(), expected.synapses(), strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
+def test_delays_and_responses_without_a_node_are_refused():
+    weights, thresholds = np.ones((2, 2), int), np.ones(2, int)
+    for layer, message in (
+        (Dense(weights, thresholds, delays=np.eye(2, dtype=int)), "layer 0.*sums of"),
+        (Dense(weights, thresholds, response=(2, 1, 0)), r"layer 0.*\(2, 1, 0\)"),
+        (
+            Conv2D(
+                np.ones((2, 1, 1, 1), int),
+                np.ones(1, int),
+                (3, 1, 1),
+                delays=np.array([1, 0]).reshape(2, 1, 1, 1),
+            ),
+            "layer 0.*sums of",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nir_exchange.to_graph(IntegerNetwork((layer,), 5))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("neuron", ["Leaky", "Synaptic"])
+def test_graphs_of_snntorch_are_refused_with_the_reason(tmp_path, neuron):
+    torch = pytest.importorskip("torch")
+    snntorch = pytest.importorskip("snntorch")
+    export_nir = pytest.importorskip("snntorch.export_nir")
+    # With scalars for all neurons, its exporter writes no valid graph.
+    many = {"beta": torch.full((3,), 0.9), "threshold": torch.ones(3)}
+    if neuron == "Synaptic":
+        many["alpha"] = torch.full((3,), 0.8)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(4, 3, bias=False),
+        getattr(snntorch, neuron)(init_hidden=True, **many),
+    )
+    path = tmp_path / "theirs.nir"
+    nir.write(path, export_nir.export_to_nir(module, torch.ones(4)))
+    with pytest.raises(ValueError, match="say num_steps"):
+        nir_exchange.load(path)
+    kind = {"Leaky": "LIF", "Synaptic": "CubaLIF"}[neuron]
+    with pytest.raises(ValueError, match=f"node '1': {kind} .*spikes again"):
+        nir_exchange.load(path, num_steps=8)
+
+
 def test_float_weights_are_rounded_as_asked():
     node = nir.Linear(np.full((4, 5), 0.3))
     read = nir_exchange.from_graph(graph_of(weights_0=node), fractional_bits=3)
@@ -85,6 +146,7 @@ ONES = np.ones(4)
         ),
         ({"weights_0": nir.Affine(np.ones((4, 5)), ONES)}, "'weights_0'.*bias"),
         ({"neurons_0": nir.Linear(np.ones((4, 4)))}, "'neurons_0'.*linear"),
+        ({"neurons_0": nir.Delay(ONES / 2)}, "'neurons_0'.*whole steps"),
     ],
 )
 def test_what_has_no_exact_form_is_refused_by_name(replaced, message):
