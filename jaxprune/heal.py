@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpy.typing as npt
 
+from jaxprune import least_squares
 from jaxprune import plan as plan_lib
-from jaxprune.prunable import LinearMap, Prunable, Variables
+from jaxprune.least_squares import LinearMap
+from jaxprune.prunable import Prunable, Variables
+from jaxprune.samples import at_positions
 
 Array = jax.Array
-Float64 = npt.NDArray[np.float64]
 
 
 def reestimate_batch_norm(
@@ -59,14 +59,14 @@ def reestimate_batch_norm(
         if state is None:
             state = stats
         else:
-            state = _merge_statistics(state, stats, count / total)
+            state = merge_statistics(state, stats, count / total)
     if state is None:
         raise ValueError("BatchNorm cannot be re-estimated without any batch")
     return {**variables, "batch_stats": state}
 
 
-def _merge_statistics(old: Any, new: Any, weight: float) -> Any:
-    """Merges mean and variance of two sets, `weight` the share of the new one."""
+def merge_statistics(old: Any, new: Any, weight: float) -> Any:
+    """Returns mean and variance of two sets, `weight` the share of the new one."""
     if not isinstance(old, Mapping) or not old:
         raise ValueError("batch statistics must be pairs of 'mean' and 'var'")
     if set(old) == {"mean", "var"}:
@@ -76,97 +76,7 @@ def _merge_statistics(old: Any, new: Any, weight: float) -> Any:
             "mean": old["mean"] + weight * shift,
             "var": within + weight * (1 - weight) * shift * shift,
         }
-    return {key: _merge_statistics(old[key], new[key], weight) for key in old}
-
-
-class Moments(NamedTuple):
-    """Centred second moments of inputs and targets, on the host in float64."""
-
-    num_samples: int
-    mean_x: Float64  # [P]
-    mean_y: Float64  # [Q]
-    xx: Float64  # [P, P], sum of (x - mean_x)(x - mean_x)'
-    xy: Float64  # [P, Q], sum of (x - mean_x)(y - mean_y)'
-    yy: float  # sum of |y - mean_y|^2
-
-
-def batch_moments(x: npt.ArrayLike, y: npt.ArrayLike) -> Moments:
-    """Returns the moments of one batch.
-
-    Args:
-        x: `[n, P]` inputs.
-        y: `[n, Q]` targets of the same samples.
-    """
-    inputs, targets = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    mean_x, mean_y = inputs.mean(axis=0), targets.mean(axis=0)
-    inputs, targets = inputs - mean_x, targets - mean_y
-    return Moments(
-        len(inputs),
-        mean_x,
-        mean_y,
-        inputs.T @ inputs,
-        inputs.T @ targets,
-        float(np.sum(targets * targets)),
-    )
-
-
-def merge_moments(a: Moments | None, b: Moments) -> Moments:
-    """Returns the moments of two sets of examples together (Chan et al., 1983)."""
-    if a is None:
-        return b
-    count = a.num_samples + b.num_samples
-    shift_x, shift_y = b.mean_x - a.mean_x, b.mean_y - a.mean_y
-    weight = a.num_samples * b.num_samples / count
-    return Moments(
-        count,
-        a.mean_x + shift_x * (b.num_samples / count),
-        a.mean_y + shift_y * (b.num_samples / count),
-        a.xx + b.xx + weight * np.outer(shift_x, shift_x),
-        a.xy + b.xy + weight * np.outer(shift_x, shift_y),
-        a.yy + b.yy + weight * float(shift_y @ shift_y),
-    )
-
-
-def solve_ridge(moments: Moments, ridge: float = 1e-4) -> tuple[LinearMap, float]:
-    """Returns the affine map closest to the targets, shrunk towards the identity.
-
-    Minimises `sum |x A + b - y|^2 + ridge * s * |A - I|^2` with `s` the mean squared
-    deviation of an input channel, summed over examples: a channel that never varies
-    passes as it is, and `ridge` does not depend on scale or number of examples. Solved
-    through the eigenvectors of the inputs' covariance, which are orthogonal whatever
-    its condition.
-
-    Args:
-        moments: of inputs and targets.
-        ridge: strength of the shrinkage, 0 for plain least squares.
-
-    Returns:
-        The map, and the share of the targets' variance that it leaves unexplained.
-
-    Raises:
-        ValueError: if the moments are not finite or `ridge` is negative.
-    """
-    if not ridge >= 0:
-        raise ValueError(f"ridge={ridge} must not be negative")
-    parts = (moments.xx, moments.xy, moments.mean_x, moments.mean_y)
-    if not all(np.isfinite(part).all() for part in parts):
-        raise ValueError("activations are not finite, so no linear map can be fitted")
-    inputs, outputs = moments.xy.shape
-    identity = np.eye(inputs, outputs)
-    values, vectors = np.linalg.eigh(moments.xx)
-    values = np.maximum(values, 0.0)
-    scale = float(values.mean())
-    floor = scale * inputs * np.finfo(np.float32).eps
-    # Of what the identity leaves over, each direction is explained by its own share.
-    residual = vectors.T @ (moments.xy - moments.xx @ identity)
-    damped = np.maximum(values + ridge * scale, floor)
-    correction = vectors @ (residual / damped[:, None]) if scale > 0 else 0.0
-    kernel = identity + correction
-    bias = moments.mean_y - moments.mean_x @ kernel
-    fitted = kernel.T @ moments.xx @ kernel
-    left = moments.yy - 2 * np.sum(kernel * moments.xy) + np.trace(fitted)
-    unexplained = max(float(left), 0.0) / moments.yy if moments.yy > 0 else 0.0
-    return LinearMap(jnp.float32(kernel), jnp.float32(bias)), unexplained
+    return {key: merge_statistics(old[key], new[key], weight) for key in old}
 
 
 class FittedMap(NamedTuple):
@@ -208,7 +118,7 @@ def fit_linear_maps(
         pruned_variables: its variables.
         plan: what was removed, in the numbering of `base`.
         batches: inputs, of a few hundred examples each.
-        ridge: see `solve_ridge`.
+        ridge: see `least_squares.solve_ridge`.
         positions: pixels or tokens of each example that are sampled; neighbours tell
             nearly the same.
         reestimate: re-estimate BatchNorm at the end; without it, the maps are fitted to
@@ -243,7 +153,7 @@ def fit_linear_maps(
     @jax.jit
     def of_base(variables: Variables, inputs: Any) -> list[Array]:
         outputs = base.activations[stack](variables, inputs)[1]
-        return [_sample(outputs[block], positions) for block in targets]
+        return [at_positions(outputs[block], positions) for block in targets]
 
     @jax.jit
     def of_pruned(variables: Variables, inputs: Any) -> list[Array]:
@@ -251,30 +161,20 @@ def fit_linear_maps(
             outputs = model.train(variables, inputs).activations[stack]
         else:
             outputs = model.activations[stack](variables, inputs)[1]
-        return [_sample(outputs[block], positions) for block in places]
+        return [at_positions(outputs[block], positions) for block in places]
 
     wanted = [jax.device_get(of_base(base_variables, inputs)) for inputs in batches]
     fitted = []
     for index, place in enumerate(places):
-        moments: Moments | None = None
+        moments: least_squares.Moments | None = None
         for inputs, y in zip(batches, wanted, strict=True):
             x = jax.device_get(of_pruned(variables, inputs)[index])
-            moments = merge_moments(moments, batch_moments(x, y[index]))
+            added = least_squares.batch_moments(x, y[index])
+            moments = least_squares.merge_moments(moments, added)
         assert moments is not None
-        linear_map, unexplained = solve_ridge(moments, ridge)
+        linear_map, unexplained = least_squares.solve_ridge(moments, ridge)
         variables = attach(variables, stack, {place: linear_map})
         fitted.append(FittedMap(place, unexplained))
     if reestimate:
         variables = reestimate_batch_norm(model, variables, batches)
     return model, variables, tuple(fitted)
-
-
-def _sample(outputs: Array, positions: int) -> Array:
-    """Returns `[n * positions, C]` of `[n, ..., C]`, spread evenly over positions."""
-    flat = outputs.reshape(len(outputs), -1, outputs.shape[-1])
-    length = flat.shape[1]
-    if length > positions:
-        # Multiples of the golden ratio modulo one: even, and on no grid.
-        chosen = np.sort((np.arange(positions) * 0.6180339887498949 % 1) * length)
-        flat = flat[:, chosen.astype(np.int32)]
-    return flat.reshape(-1, flat.shape[-1])

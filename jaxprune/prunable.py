@@ -2,7 +2,7 @@
 
 Nothing here is a base class. A `Prunable` is made by a function that knows the
 architecture, `build(structure)`, which is called again with fewer blocks after each
-cut; `jaxprune.models.resnet.prunable` is an example.
+cut; `jaxprune.models.resnet.prunable_resnet` is an example.
 """
 
 import dataclasses
@@ -13,16 +13,10 @@ import jax
 
 from jaxprune import plan as plan_lib
 from jaxprune.activations import ActivationsFn
+from jaxprune.least_squares import LinearMap
 
 Array = jax.Array
 Variables = Mapping[str, Any]
-
-
-class LinearMap(NamedTuple):
-    """An affine map of the last axis, `x @ kernel + bias`."""
-
-    kernel: Array  # [inputs, outputs]
-    bias: Array  # [outputs]
 
 
 class TrainingPass(NamedTuple):
@@ -91,6 +85,90 @@ class Structure:
         )
 
 
+class Observed(NamedTuple):
+    """A batch where a residual branch ends in a linear operation.
+
+    Attributes:
+        features: `[m, P]` what the operation takes, at sampled positions or tokens (of
+            a convolution the patch around each, flattened like its kernel).
+        total: `[m, Q]` what it gives plus the shortcut, there, before anything else.
+        counted: `[m]` boolean, False for padding; None if all count.
+    """
+
+    features: Array
+    total: Array
+    counted: Array | None = None
+
+
+class Spread(NamedTuple):
+    """Mean and variance `[Q]` of `features @ kernel` over the calibration examples."""
+
+    mean: Array
+    variance: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearOperation:
+    """A linear operation that can be fitted anew, as an affine map of its features.
+
+    Attributes:
+        observe: `(variables, carry, positions) -> Observed`; at most `positions` of
+            each example are sampled, always the same.
+        read: `variables -> LinearMap`, with any normalisation behind it folded in.
+        write: `(variables, map, spread) -> variables`, the inverse: in inference the
+            operation then is the map. A normalisation behind it takes its statistics
+            from the spread, so that training sees the same.
+        rectified: whether a ReLU follows the sum, so that negative totals are all one.
+    """
+
+    observe: Callable[[Variables, Any, int], Observed]
+    read: Callable[[Variables], LinearMap]
+    write: Callable[[Variables, LinearMap, Spread], Variables]
+    rectified: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RefitBlock:
+    """A block whose last linear operation can be fitted anew.
+
+    All functions take the collections of this block alone, as its layouts hand them
+    out. Blocks that are alike should share them (equal functions), so that they are
+    compiled once.
+
+    Attributes:
+        operation: the last one of the residual branch.
+        forward: `(variables, carry) -> carry`, the block in inference.
+        output: `carry -> [n, ..., Q]`, the output of the block in what `forward` gives.
+        statistics: `(variables, carry) -> batch_stats` of this batch alone, if the
+            block has BatchNorm.
+        inherit: `(variables, removed) -> variables`: takes over from a removed block
+            what follows the sum, such as its LayerNorm, when this one stands for it.
+    """
+
+    operation: LinearOperation
+    forward: Callable[[Variables, Any], Any]
+    output: Callable[[Any], Array]
+    statistics: Callable[[Variables, Any], Any] | None = None
+    inherit: Callable[[Variables, Variables], Variables] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Refit:
+    """How the blocks of one stack are run one by one and fitted anew.
+
+    Attributes:
+        enter: `(variables, inputs) -> carry`, all that precedes block 0. A carry is a
+            tree of arrays with the examples on the first axis.
+        blocks: one for each block.
+        head: an operation on what the last block gives, such as the classifier; takes
+            the variables of the whole model.
+    """
+
+    enter: Callable[[Variables, Any], Any]
+    blocks: tuple[RefitBlock, ...]
+    head: LinearOperation | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Prunable:
     """A model that blocks can be removed from.
@@ -111,6 +189,7 @@ class Prunable:
         attach: `(variables, stack, maps) -> variables` of the model whose structure has
             adapters at the blocks of `maps` (present numbering), each map taking effect
             after what the block did so far; without it, no linear maps are fitted.
+        refit: by stack, how `refit.refit` fits blocks anew; may lack stacks.
     """
 
     structure: Structure
@@ -124,6 +203,7 @@ class Prunable:
     attach: (
         Callable[[Variables, str, Mapping[int, LinearMap]], dict[str, Any]] | None
     ) = None
+    refit: Mapping[str, Refit] = dataclasses.field(default_factory=dict)
 
     def stack(self, name: str) -> plan_lib.Stack:
         """Returns the stack called `name`."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 # (activations `[n, ...]`, mask `[n]` or `[n, t]` or None)
@@ -93,3 +94,29 @@ def random_tokens(key: Array, num_samples: int) -> SamplesFn:
         return x.reshape(num_tokens, x.shape[2])[drawn], valid[drawn]
 
     return samples_fn
+
+
+def spread_positions(length: int, count: int) -> np.ndarray:
+    """Returns at most `count` of `length` positions, spread evenly and on no grid.
+
+    Neighbouring pixels or tokens tell nearly the same, and those of a grid might share
+    what a network does periodically: multiples of the golden ratio modulo one do not.
+
+    >>> spread_positions(100, 4).tolist()
+    [0, 23, 61, 85]
+    """
+    if length <= count:
+        return np.arange(length)
+    fractions = np.arange(count) * 0.6180339887498949 % 1
+    return np.sort((fractions * length).astype(np.int32))
+
+
+def at_positions(outputs: Array, count: int) -> Array:
+    """Returns `[n * count, C]` of `[n, ..., C]`: at most `count` positions of each.
+
+    >>> at_positions(jnp.zeros((2, 5, 5, 3)), 4).shape
+    (8, 3)
+    """
+    flat = outputs.reshape(len(outputs), -1, outputs.shape[-1])
+    flat = flat[:, spread_positions(flat.shape[1], count)]
+    return flat.reshape(-1, flat.shape[-1])

@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import activations, layouts, plan, prunable
-from jaxprune.models import weights
+from jaxprune.models import resnet_refit, weights
 
 STACK = "blocks"
-MOMENTUM = 0.9  # of the running averages of BatchNorm
+MOMENTUM = resnet_refit.MOMENTUM
 EXPANSION = 4  # of a bottleneck block: channels it puts out by those inside
 
 _IMAGENET = {
@@ -172,6 +172,8 @@ class Block(nn.Module):
         y = x
         for number, kernel in enumerate(kernels):
             last = number == len(kernels) - 1
+            if last:
+                self.sow("intermediates", "features", y)
             y = _convolution(
                 self.features if last else self.width,
                 f"conv{number + 1}",
@@ -182,6 +184,7 @@ class Block(nn.Module):
             y = y if last else nn.relu(y)
         if self.stride > 1 or x.shape[-1] != self.features:
             x = self._shortcut(x, train)
+        self.sow("intermediates", "total", x + y)
         y = nn.relu(x + y)
         return nn.Dense(self.features, name="adapter")(y) if self.adapter else y
 
@@ -208,17 +211,23 @@ class ResNet(nn.Module):
         x = nn.relu(_normalize("stem_bn", train)(x))
         if config.imagenet_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        for index, stage in enumerate(config.stages):
-            x = Block(
-                config.widths[stage],
-                config.channels[stage],
-                stride=config.stride(index),
-                bottleneck=config.bottleneck,
-                projection=config.projection,
-                adapter=index in config.adapters,
-                name=f"block_{index}",
-            )(x, train)
+        self.sow("intermediates", "entered", x)
+        for index in range(len(config.stages)):
+            x = _block(config, index, f"block_{index}")(x, train)
         return nn.Dense(config.num_classes, name="head")(x.mean(axis=(1, 2)))
+
+
+def _block(config: ResNetConfig, index: int, name: str | None = None) -> Block:
+    stage = config.stages[index]
+    return Block(
+        config.widths[stage],
+        config.channels[stage],
+        stride=config.stride(index),
+        bottleneck=config.bottleneck,
+        projection=config.projection,
+        adapter=index in config.adapters,
+        name=name,
+    )
 
 
 def _convolution(features: int, name: str, kernel: int, stride: int = 1) -> nn.Conv:
@@ -238,7 +247,7 @@ def _normalize(name: str, train: bool) -> nn.BatchNorm:
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=MOMENTUM,
-        epsilon=1e-5,
+        epsilon=resnet_refit.EPSILON,
         use_fast_variance=False,
         name=name,
     )
@@ -311,6 +320,11 @@ def prunable_resnet(
         train_apply=train_apply,
         batch_statistics=batch_statistics,
         attach=_attach,
+        refit={
+            STACK: resnet_refit.refit(
+                module, [_block(smaller, index) for index in range(depth)]
+            )
+        },
     )
 
 

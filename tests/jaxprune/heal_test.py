@@ -69,7 +69,7 @@ def test_merging_statistics_is_the_law_of_total_variance(first, second, seed):
     def of(part):
         return {"bn": {"mean": part.mean(0), "var": part.var(0)}}
 
-    merged = heal._merge_statistics(
+    merged = heal.merge_statistics(
         of(x[:first]), of(x[first:]), second / (first + second)
     )
     all_close(merged, of(x), rtol=1e-9, atol=1e-12)
@@ -85,64 +85,6 @@ def test_a_model_without_batch_norm_stays_as_it_is():
     model, variables = model_and_variables()
     params = {"params": variables["params"]}
     assert heal.reestimate_batch_norm(model, params, []) == params
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 40))
-def test_ridge_without_shrinkage_is_least_squares(seed, split):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(2, 3, size=(60, 4))
-    y = rng.normal(size=(60, 3)) + x[:, :3]
-    moments = heal.merge_moments(
-        heal.batch_moments(x[:split], y[:split]),
-        heal.batch_moments(x[split:], y[split:]),
-    )
-    linear_map, unexplained = heal.solve_ridge(moments, ridge=0.0)
-    design = np.column_stack([x, np.ones(60)])
-    solution, *_ = np.linalg.lstsq(design, y, rcond=None)
-    np.testing.assert_allclose(linear_map.kernel, solution[:4], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(linear_map.bias, solution[4], rtol=1e-4, atol=1e-4)
-    residual = y - design @ solution
-    expected = np.sum(residual**2) / np.sum((y - y.mean(0)) ** 2)
-    assert unexplained == pytest.approx(expected, rel=1e-6)
-
-
-def test_ridge_minimises_its_objective():
-    """Gradient of `|xA + b - y|^2 + ridge s |A - I|^2` is zero at the solution."""
-    rng = np.random.default_rng(3)
-    x, y = rng.normal(size=(50, 3)) * [1, 5, 0.1], rng.normal(size=(50, 3))
-    moments = heal.batch_moments(x, y)
-    ridge = 0.3
-    (kernel, bias), _ = heal.solve_ridge(moments, ridge)
-    scale = np.trace(moments.xx) / 3
-    error = x @ np.float64(kernel) + np.float64(bias) - y
-    slope = x.T @ error + ridge * scale * (np.float64(kernel) - np.eye(3))
-    np.testing.assert_allclose(slope, 0, atol=1e-3)
-    np.testing.assert_allclose(error.mean(0), 0, atol=1e-5)
-
-
-def test_dead_channels_pass_as_they_are():
-    x = np.zeros((20, 3))
-    x[:, 0] = np.linspace(-1, 1, 20)
-    (kernel, _), unexplained = heal.solve_ridge(heal.batch_moments(x, 2 * x), 0.0)
-    np.testing.assert_allclose(kernel, np.diag([2, 1, 1]), atol=1e-6)
-    assert unexplained == pytest.approx(0, abs=1e-9)
-
-
-def test_constant_features_give_the_identity():
-    x = np.full((20, 3), 4.0)
-    (kernel, bias), unexplained = heal.solve_ridge(heal.batch_moments(x, x + 1))
-    np.testing.assert_array_equal(kernel, np.eye(3))
-    np.testing.assert_allclose(bias, 1)
-    assert unexplained == 0
-
-
-def test_what_is_not_finite_is_refused():
-    x = np.full((4, 2), np.nan)
-    with pytest.raises(ValueError, match="not finite"):
-        heal.solve_ridge(heal.batch_moments(x, x))
-    with pytest.raises(ValueError, match="ridge=-1"):
-        heal.solve_ridge(heal.batch_moments(np.eye(2), np.eye(2)), -1)
 
 
 def test_a_linear_block_is_replaced_exactly():
@@ -218,13 +160,3 @@ def test_maps_need_batches_and_a_model_that_holds_them():
     bare = dataclasses.replace(pruned, attach=None)
     with pytest.raises(ValueError, match="no attach function"):
         heal.fit_linear_maps(model, variables, bare, smaller, made, [images(4)])
-
-
-@pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 5, 5, 4), (3, 1, 1, 4)])
-def test_samples_are_positions_of_the_input(shape):
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    sampled = np.asarray(heal._sample(jnp.asarray(x), positions=4))
-    assert len(sampled) == 3 * min(4, int(np.prod(shape[1:-1])))
-    rows = {tuple(row) for row in x.reshape(-1, 4).tolist()}
-    assert {tuple(row) for row in sampled.tolist()} <= rows
-    assert len({tuple(row) for row in sampled.tolist()}) == len(sampled)

@@ -30,3 +30,13 @@ def test_random_tokens_draws_valid_ones_without_replacement():
     assert int(valid.sum()) == 6
     with pytest.raises(ValueError, match="num_samples=21 is more than the 20"):
         samples.random_tokens(jax.random.key(0), 21)(x, None)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 5, 5, 4), (3, 1, 1, 4)])
+def test_samples_are_positions_of_the_input(shape):
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    sampled = np.asarray(samples.at_positions(jnp.asarray(x), 4))
+    assert len(sampled) == 3 * min(4, int(np.prod(shape[1:-1])))
+    rows = {tuple(row) for row in x.reshape(-1, 4).tolist()}
+    assert {tuple(row) for row in sampled.tolist()} <= rows
+    assert len({tuple(row) for row in sampled.tolist()}) == len(sampled)
