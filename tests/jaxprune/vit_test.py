@@ -32,6 +32,12 @@ def variables(model):
     return naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
 
 
+@pytest.fixture(scope="module")
+def run(model):
+    """Output and block outputs, compiled once."""
+    return jax.jit(model.activations[STACK])
+
+
 def naive_vit(params, image, config):
     """Block outputs and logits of one image, from the paper, in float64."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -58,8 +64,8 @@ def naive_vit(params, image, config):
     return outputs, naive.dense(p["classifier"], naive.norm(p["norm"], x[0]))
 
 
-def test_blocks_and_logits_match_a_naive_network(model, variables):
-    logits, outputs = jax.jit(model.activations[STACK])(variables, IMAGES)
+def test_blocks_and_logits_match_a_naive_network(run, variables):
+    logits, outputs = run(variables, IMAGES)
     for row, image in enumerate(IMAGES):
         expected, last = naive_vit(variables["params"], image, CONFIG)
         for ours, theirs in zip(outputs, expected, strict=True):
@@ -73,7 +79,7 @@ def test_published_parameter_count():
     assert cost.count_parameters(shapes) == 86_567_656
 
 
-def test_a_zero_residual_branch_can_go_without_changing_a_bit(model, variables):
+def test_a_zero_residual_branch_can_go_without_changing_a_bit(model, run, variables):
     block = dict(variables["params"]["block_1"])
     for part in ("attention", "mlp"):
         zero = jax.tree.map(jnp.zeros_like, block[part]["output"])
@@ -82,30 +88,30 @@ def test_a_zero_residual_branch_can_go_without_changing_a_bit(model, variables):
     made = plan.make_plan(model.stack(STACK), [1])
     smaller, pruned = prunable.prune(model, zeroed, made)
     np.testing.assert_array_equal(
-        jax.jit(model.apply)(zeroed, IMAGES), jax.jit(smaller.apply)(pruned, IMAGES)
+        run(zeroed, IMAGES)[0], jax.jit(smaller.apply)(pruned, IMAGES)
     )
 
 
-def test_scanned_blocks_are_the_listed_ones(model, variables):
+def test_scanned_blocks_are_the_listed_ones(model, run, variables):
     scanned, stacked = vit.prunable_vit(CONFIG, scan=True), blocks.stack(variables)
     made = plan.make_plan(model.stack(STACK), [1])
-    smaller, pruned = prunable.prune(model, variables, made)
-    smaller_scan, pruned_scan = prunable.prune(scanned, stacked, made)
+    _, pruned = prunable.prune(model, variables, made)
+    _, pruned_scan = prunable.prune(scanned, stacked, made)
     first, second = jax.tree.leaves(blocks.stack(pruned)), jax.tree.leaves(pruned_scan)
     assert all(map(np.array_equal, first, second))
-    one = jax.jit(smaller.activations[STACK])(pruned, IMAGES)
-    many = jax.jit(smaller_scan.activations[STACK])(pruned_scan, IMAGES)
+    one = run(variables, IMAGES)
+    many = jax.jit(scanned.activations[STACK])(stacked, IMAGES)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_attached_maps_take_effect(model, variables):
+def test_attached_maps_take_effect(model, run, variables):
     structure = model.structure.with_adapters(STACK, [1])
     adapted = model.build(structure)
     rng = np.random.default_rng(2)
     kernel, bias = np.float32(rng.normal(size=(8, 8))), np.float32(rng.normal(size=8))
     once = model.attach(variables, STACK, {1: prunable.LinearMap(kernel, bias)})
-    before = np.asarray(jax.jit(model.activations[STACK])(variables, IMAGES)[1][1])
+    before = np.asarray(run(variables, IMAGES)[1][1])
     after = jax.jit(adapted.activations[STACK])(once, IMAGES)[1][1]
     np.testing.assert_allclose(after, before @ kernel + bias, rtol=1e-3, atol=1e-4)
     table = vit.weight_table(vit.pruned_config(CONFIG, structure))
