@@ -6,6 +6,7 @@
 | iris | none: ships with scikit-learn | train, test |
 | mnist, fashion_mnist | `train-images-idx3-ubyte.gz`, ... | train, test |
 | cifar10_jpeg | `train.zip`, `test.zip` of `class/number.jpg` | train, test |
+| image_folder | `train/class/name.jpg`, `test/class/name.jpg` | train, test |
 | emotion | `train.txt`, `val.txt`, `test.txt`: `text;label` | train, validation, test |
 | sst2 | `train.tsv`, `dev.tsv`, `test.tsv` | train, validation, test |
 
@@ -27,7 +28,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from experiments import run_state
+from experiments import image_folder, run_state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,7 +130,8 @@ def load(
     digits and iris are visited in steps of 701 and 37 (prime to their sizes, so that
     writers and classes mix), and of each class every fifth example visited goes to
     test: 1442 and 355 digits, 120 and 30 irises, no random generator involved.
-    cifar10_jpeg goes by number, then class, so that each prefix is balanced.
+    cifar10_jpeg and image_folder go by number, then class, so that each prefix is
+    balanced.
 
     Args:
         name: one of `names()`.
@@ -190,7 +192,7 @@ def _find_files(
 def _existing(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the file, or its uncompressed form, or None."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
-    return next((p for p in (path, plain) if p.is_file()), None)
+    return next((p for p in (path, plain) if p.exists()), None)
 
 
 def _damaged(path: pathlib.Path, reason: str) -> run_state.UsageError:
@@ -323,6 +325,23 @@ def _load_jpeg_zip(
     )
 
 
+def _load_image_folder(
+    name: str, split: str, directory: pathlib.Path, limit: int | None
+) -> Dataset:
+    try:
+        images, labels, class_names = image_folder.read(directory, split, limit)
+    except (OSError, ValueError) as error:
+        raise run_state.usage_error("data_dir", directory, str(error)) from error
+    return Dataset(
+        name=name,
+        split=split,
+        images=images,
+        labels=labels,
+        class_names=class_names,
+        max_value=255,
+    )
+
+
 _EMOTION_NAMES = ("sadness", "joy", "love", "anger", "fear", "surprise")
 # Delimiter, names of the classes, and what stands for them in the file.
 _TEXT_FORMATS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -366,6 +385,11 @@ _SOURCES: dict[str, _Source] = {
     "cifar10_jpeg": _Source(
         _load_jpeg_zip,
         {"train": ("train.zip",), "test": ("test.zip",)},
+        needs=("PIL", "pillow"),
+    ),
+    "image_folder": _Source(
+        _load_image_folder,
+        {"train": ("train",), "test": ("test",)},
         needs=("PIL", "pillow"),
     ),
     "emotion": _Source(

@@ -23,7 +23,7 @@ _VALID = (
 class Kind(enum.Enum):
     """What a model reads; the values are the data sets that hold it."""
 
-    IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10_jpeg")
+    IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10_jpeg", "image_folder")
     TEXTS = ("emotion", "sst2")
 
 

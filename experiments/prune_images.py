@@ -1,7 +1,5 @@
 """Images as inputs of a network, and their random changes in training."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +9,7 @@ from jaxprune import recover
 
 # Mean and standard deviation that published weights expect; other images go to 0..1.
 _PHOTOGRAPHS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_NORMALIZATION = {"cifar10_jpeg": _PHOTOGRAPHS}
-# Pixels by which training moves an image.
-_SHIFTS = {"cifar10_jpeg": 4}
+_NORMALIZATION = {"cifar10_jpeg": _PHOTOGRAPHS, "image_folder": _PHOTOGRAPHS}
 
 
 def prepare(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -38,11 +34,11 @@ def make_prepare(train: data.Dataset) -> prune_data.PrepareFn:
 
 def augmentation(dataset: str) -> recover.AugmentFn | None:
     """Returns the usual augmentation: shifts, and mirrors for photographs."""
-    pixels = _SHIFTS.get(dataset, 0)
-    return functools.partial(_shift_and_mirror, pixels) if pixels else None
+    return _shift_and_mirror if dataset in _NORMALIZATION else None
 
 
-def _shift_and_mirror(pixels: int, key: jax.Array, images: jax.Array) -> jax.Array:
+def _shift_and_mirror(key: jax.Array, images: jax.Array) -> jax.Array:
+    pixels = images.shape[1] // 8
     shift_key, mirror_key = jax.random.split(key)
     padding = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
     padded = jnp.pad(images, padding, mode="reflect")

@@ -10,8 +10,17 @@ from experiments import model_names, prune_task, prune_weights, run_state
 from experiments.prune_weights import Architecture, Source
 from jaxprune.models import bert, resnet
 
+
+def _resnet_head(variables: Any) -> dict[str, Any]:
+    return {"params": {"head": variables["params"]["head"]}}
+
+
 _RESNET = Architecture(
-    resnet.prunable_resnet, resnet.pruned_config, resnet.ResNet, resnet.weight_table
+    resnet.prunable_resnet,
+    resnet.pruned_config,
+    resnet.ResNet,
+    resnet.weight_table,
+    new_head=_resnet_head,
 )
 
 

@@ -232,3 +232,39 @@ def test_cifar_prefix_is_balanced():
     test = data.load("cifar10_jpeg", "test", needs("cifar10_jpeg"), limit=50)
     assert np.bincount(test.labels).tolist() == [5] * 10
     assert test.class_names[3] == "cat"
+
+
+def test_image_folders_become_squares_of_one_size(tmp_path):
+    from PIL import Image
+
+    def put(name, width, height, grey):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (width, height), grey).save(path)
+
+    put("train/cat/a.png", 12, 10, 10)
+    put("train/cat/b.PNG", 40, 20, 20)
+    put("train/dog/z.png", 10, 10, 30)
+    put("test/cat/a.png", 5, 7, 40)
+    (tmp_path / "train/cat/notes.txt").touch()
+    (tmp_path / "test/dog").mkdir()
+    train = data.load("image_folder", "train", tmp_path)
+    assert train.images.shape == (3, 10, 10, 3)
+    assert train.class_names == ("cat", "dog")
+    # First images of each class before second ones.
+    assert train.labels.tolist() == [0, 1, 0]
+    assert train.images[:, 0, 0, 0].tolist() == [10, 30, 20]
+    assert data.load("image_folder", "test", tmp_path).images.shape == (1, 10, 10, 3)
+    (tmp_path / "test/bird").mkdir()
+    with pytest.raises(ValueError, match=r"train and test differ .*\['bird'\]"):
+        data.load("image_folder", "test", tmp_path)
+
+
+def test_wide_images_lose_their_sides():
+    from PIL import Image
+
+    from experiments import image_folder
+
+    stripes = np.repeat([[0] * 5 + [200] * 10 + [0] * 5], 10, axis=0).astype(np.uint8)
+    square = image_folder._square(Image.fromarray(stripes), 10)
+    assert (square == 200).all()
