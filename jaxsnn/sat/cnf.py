@@ -1,18 +1,26 @@
 """From the pseudo-Boolean form to clauses.
 
-Small constraints become reduced decision diagrams, which propagate as strongly as
-the constraint itself (Abio et al., "A New Look at BDDs for Pseudo-Boolean
-Constraints", JAIR 2012); those whose diagram would be too large go to PySAT's
-encoders.
+Sums that matter only within a small budget become diagrams of the affordable changes
+(`budget_diagram`). Other small constraints become reduced decision diagrams, which
+propagate as strongly as the constraint itself (Abio et al., "A New Look at BDDs for
+Pseudo-Boolean Constraints", JAIR 2012); those whose diagram would be too large go to
+PySAT's encoders: binary merging, and adders where that would be huge.
 """
 
 from collections.abc import Sequence
 
 from pysat.pb import EncType, PBEnc
 
+from jaxsnn.sat.budget import Budget
+from jaxsnn.sat.budget_diagram import diagram
 from jaxsnn.sat.pseudo_boolean import Problem, Reified
 
 MAX_DIAGRAM_NODES = 3000
+MAX_COUNTING_NODES = 50_000
+# Merging decides the published queries several times sooner than adding.
+MAX_MERGED_TERMS = 256
+# The largest budget whose affordable flips are worth telling apart.
+MAX_DIAGRAM_BUDGET = 8
 
 
 class Cnf:
@@ -33,7 +41,7 @@ def to_cnf(problem: Problem, max_nodes: int = MAX_DIAGRAM_NODES) -> Cnf:
 
     Args:
       problem: the clauses and reified constraints.
-      max_nodes: largest decision diagram; above it, binary adders are used.
+      max_nodes: largest decision diagram; above it, binary sums are used.
 
     Returns:
       The clauses. Their models, restricted to the problem's variables, are exactly
@@ -47,12 +55,33 @@ def to_cnf(problem: Problem, max_nodes: int = MAX_DIAGRAM_NODES) -> Cnf:
     """
     cnf = Cnf(problem.num_variables, problem.clauses)
     for constraint in problem.reified:
-        _encode(cnf, constraint, max_nodes)
+        budget = problem.budgets.get(constraint.head)
+        if budget is None or not _encode_within(cnf, constraint, budget, max_nodes):
+            _encode(cnf, constraint, max_nodes)
     return cnf
+
+
+def _encode_within(
+    cnf: Cnf, constraint: Reified, budget: Budget, max_nodes: int
+) -> bool:
+    """Adds a diagram for a small budget, or returns False if there is none."""
+    flips = budget.of(constraint.lits)
+    if flips is None or budget.limit > MAX_DIAGRAM_BUDGET:
+        return False
+    found = diagram(constraint, flips, budget.limit, cnf.num_variables + 1, max_nodes)
+    if found is None:
+        return False
+    clauses, created = found
+    cnf.num_variables += created
+    cnf.clauses.extend(clauses)
+    return True
 
 
 def _encode(cnf: Cnf, constraint: Reified, max_nodes: int) -> None:
     head, lits, weights, bound = constraint
+    # Counting up to a small bound needs no more than one node a term and count.
+    if bound * len(lits) <= MAX_COUNTING_NODES:
+        max_nodes = max(max_nodes, bound * len(lits))
     if min(weights) >= bound:  # any one suffices
         cnf.clauses.append([-head, *lits])
         cnf.clauses.extend([head, -lit] for lit in lits)
@@ -60,7 +89,7 @@ def _encode(cnf: Cnf, constraint: Reified, max_nodes: int) -> None:
         cnf.clauses.append([head, *(-lit for lit in lits)])
         cnf.clauses.extend([-head, lit] for lit in lits)
     elif not _encode_diagram(cnf, constraint, max_nodes):
-        _encode_adder(cnf, constraint)
+        _encode_binary(cnf, constraint)
 
 
 def _encode_diagram(cnf: Cnf, constraint: Reified, max_nodes: int) -> bool:
@@ -130,9 +159,13 @@ def _node_clauses(
     return clauses
 
 
-def _encode_adder(cnf: Cnf, constraint: Reified) -> None:
-    """Binary adders through PySAT: small, but weak in propagation."""
+def _encode_binary(cnf: Cnf, constraint: Reified) -> None:
+    """Sums of binary digits through PySAT: merged by sorting, or added if many.
+
+    Adders are small but weak in propagation.
+    """
     lits, weights = list(constraint.lits), list(constraint.weights)
+    encoding = EncType.binmerge if len(lits) <= MAX_MERGED_TERMS else EncType.adder
     for encode, bound, condition in (
         (PBEnc.geq, constraint.bound, constraint.head),
         (PBEnc.leq, constraint.bound - 1, -constraint.head),
@@ -142,7 +175,7 @@ def _encode_adder(cnf: Cnf, constraint: Reified) -> None:
             weights=weights,
             bound=bound,
             top_id=cnf.num_variables,
-            encoding=EncType.adder,
+            encoding=encoding,
             conditionals=[condition],
         )
         cnf.num_variables = max(cnf.num_variables, encoded.nv)

@@ -117,6 +117,7 @@ class _Encoder:
                     for k in undecided
                 ],
                 int(rows.thresholds[neuron]) + 1 - int(weights[certain].sum()),
+                within=self.inputs.budget if depth == 1 else None,
             )
             before = self.spiked(depth, neuron, free - 1)
             self.literals[depth, neuron, free] = self.problem.disjunction(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Set
 
 import numpy as np
 
+from jaxsnn.sat.budget import Budget, Flip
 from jaxsnn.sat.pseudo_boolean import FALSE, TRUE, Problem
 from jaxsnn.sat.query import Query
 
@@ -33,6 +34,7 @@ class Inputs:
         self._can_drop, self._can_insert = widest.can_drop, widest.can_insert
         self._chains: dict[int, list[int]] = {}
         self._failed: dict[int, int] = {}
+        self.budget = _budget(widest)
 
     def spiked(self, neuron: int, step: int) -> int:
         """Returns the literal of "this input spikes at `step` or before"."""
@@ -68,6 +70,13 @@ class Inputs:
             if low > first and chain:
                 outside = chain[min(low - 1, last) - first]
                 problem.add_clause(-outside, failed)
+        if self.budget is not None:
+            clean = int(query.spike_steps[neuron])
+            for step, lit in enumerate(chain, start=first):
+                flipped = -lit if step >= clean else lit
+                distance = step + 1 - clean if step >= clean else clean - step
+                cost = distance if query.max_total_shift is not None else 1
+                self.budget.flips[lit] = Flip(flipped, cost, neuron)
         return chain
 
     def restrict(self, query: Query, selected: int) -> None:
@@ -151,6 +160,15 @@ class Inputs:
         return self._failed
 
 
+def _budget(query: Query) -> Budget | None:
+    """The total budget of a query; failures, which are free, leave it without one."""
+    limits = (query.max_total_shift, query.max_changed)
+    limit = next((limit for limit in limits if limit is not None), None)
+    if limit is None or query.max_dropped or query.max_inserted:
+        return None
+    return Budget(limit, {})
+
+
 class Moved(Inputs):
     """The inputs again, one of which may differ."""
 
@@ -169,6 +187,8 @@ class Moved(Inputs):
         super().__init__(problem, widest, horizon)
         self._shared = shared
         self._own = own
+        if shared.budget is not None:
+            self.budget = shared.budget
 
     def chain(self, neuron: int) -> list[int]:
         """Returns the literals of an input, each implied by the one before."""

@@ -6,8 +6,10 @@ weight rules for clingo, linear constraints for cutting planes and CP-SAT.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
+
+from jaxsnn.sat.budget import Budget, relevant
 
 # The literal of the constant true; every problem defines it with a unit clause.
 TRUE = 1
@@ -40,7 +42,9 @@ class Problem:
         self.num_variables = 1
         self.clauses: list[tuple[int, ...]] = [(TRUE,)]
         self.reified: list[Reified] = []
-        self._heads: dict[tuple[tuple[int, ...], tuple[int, ...], int], int] = {}
+        # Heads that need to equal their sums only within a budget.
+        self.budgets: dict[int, Budget] = {}
+        self._heads: dict[tuple[Hashable, ...], int] = {}
 
     def new_variable(self) -> int:
         """Returns a fresh variable."""
@@ -56,13 +60,20 @@ class Problem:
         """Returns a literal that is equivalent to the disjunction."""
         return self.at_least([(1, lit) for lit in lits], 1)
 
-    def at_least(self, terms: Iterable[tuple[int, int]], bound: int) -> int:
+    def at_least(
+        self,
+        terms: Iterable[tuple[int, int]],
+        bound: int,
+        within: Budget | None = None,
+    ) -> int:
         """Returns a literal that is equivalent to `sum weight * lit >= bound`.
 
         Args:
           terms: `(weight, literal)`; weights of both signs, literals of any kind,
             repeated ones are merged.
           bound: any integer.
+          within: a budget that every model of interest keeps; where it is exceeded
+            the literal may differ from the sum.
 
         Returns:
           A literal: `TRUE`, `FALSE`, one of the terms', or the head of a constraint
@@ -83,6 +94,8 @@ class Problem:
             elif weight < 0:
                 positive.append((-weight, -variable))
                 bound -= weight
+        if within is not None and positive:
+            positive, bound = _tipping(positive, bound, within)
         if bound <= 0:
             return TRUE
         total = sum(weight for weight, _ in positive)
@@ -97,9 +110,26 @@ class Problem:
         if len(normal) == 1:
             return normal[0][1]
         weights, lits = zip(*normal, strict=True)
-        key = (lits, weights, bound)
+        key = (lits, weights, bound, within is None)
         if key not in self._heads:
             head = self.new_variable()
             self._heads[key] = head
             self.reified.append(Reified(head, lits, weights, bound))
+            if within is not None:
+                self.budgets[head] = within
         return self._heads[key]
+
+
+def _tipping(
+    terms: list[tuple[int, int]], bound: int, within: Budget
+) -> tuple[list[tuple[int, int]], int]:
+    """Leaves out terms that cannot matter, at their unperturbed values."""
+    weights, lits = zip(*terms, strict=True)
+    kept = []
+    matters = relevant(weights, lits, bound, within)
+    for (weight, lit), keep in zip(terms, matters, strict=True):
+        if keep:
+            kept.append((weight, lit))
+        elif within.flips[abs(lit)].literal != lit:
+            bound -= weight
+    return kept, bound
