@@ -20,7 +20,7 @@ from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.solve import solve_each
 from jaxsnn.sat.spec import IntegerNetwork
 from jaxsnn.sat.workers import GRACE_SECONDS, Event, Kind, Pool
-from jaxsnn.verify import attack, bounds, quotient
+from jaxsnn.verify import attack, bounds, general, quotient
 
 STAGES = (Stage.BOUNDS, Stage.ATTACK, Stage.SOLVE)
 
@@ -38,6 +38,8 @@ class CascadeConfig:
       memory_bytes: address space of each such process, None for no limit.
       batch_size: samples in one batch of the accelerated stages.
       effort: of the attack.
+      search: of the search that stands for it where inputs may fail or something else
+        than robustness is required.
     """
 
     stages: tuple[Stage, ...] = STAGES
@@ -47,6 +49,7 @@ class CascadeConfig:
     memory_bytes: int | None = None
     batch_size: int = 16
     effort: attack.AttackConfig = attack.DEFAULT_CONFIG
+    search: general.SearchConfig = general.DEFAULT_CONFIG
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
@@ -93,7 +96,11 @@ def verify(
     Raises:
       ValueError: samples with different numbers of queries or different budgets.
     """
-    engine = _Engine(network, config, _limits(samples))
+    engine: general.GeneralStages | _Engine
+    if any(general.is_general(query) for queries in samples for query in queries):
+        engine = general.GeneralStages(network, config.stages, config.search)
+    else:
+        engine = _Engine(network, config, _limits(samples))
     with _Solvers(network, config) as solvers:
         for start in range(0, len(samples), config.batch_size):
             batch = samples[start : start + config.batch_size]
