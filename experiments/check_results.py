@@ -18,21 +18,43 @@ from jaxsnn.sat import replay
 from jaxsnn.sat.check import manifest
 from jaxsnn.sat.check.folder import Confirmed
 from jaxsnn.sat.query import Query, Tie
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Requirement, Robust
 from jaxsnn.sat.spec import IntegerNetwork
+
+# The flag of each limit that may hold beside the radius.
+_LIMITS = {
+    "linf": "max_shift",
+    "l1": "max_total_shift",
+    "l0": "max_changed",
+    "pixel": "max_pixel",
+    "drop": "max_dropped",
+    "insert": "max_inserted",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """The lines of a run, and what they are about."""
+    """The lines of a run, and what they are about.
+
+    Attributes:
+        records: the lines.
+        network: of the run.
+        dataset: of the run.
+        tie: the reading of ties.
+        requires: what must hold.
+        limits: the other limits of the run, by flag.
+    """
 
     records: Sequence[Mapping[str, Any]]
     network: IntegerNetwork
     dataset: data.Dataset
     tie: Tie
+    requires: Requirement = dataclasses.field(default_factory=Robust)
+    limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def open_run(workdir: str | os.PathLike[str], data_dir: str | None) -> Run:
-    """Reads a workdir of `verify_snn`, its network and its data.
+    """Reads a workdir of `verify_snn` or `compare_snn`, its networks and its data.
 
     Args:
         workdir: of the run.
@@ -51,6 +73,7 @@ def open_run(workdir: str | os.PathLike[str], data_dir: str | None) -> Run:
             asked["dataset"], asked["split"], data_dir or asked["data_dir"]
         )
         tie = Tie(asked["tie"])
+        requires = _requirement(asked, network)
     except (KeyError, ValueError) as error:
         if isinstance(error, run_state.UsageError):
             raise
@@ -62,7 +85,26 @@ def open_run(workdir: str | os.PathLike[str], data_dir: str | None) -> Run:
         records = [claim for line in last.values() for claim in claims_of_radius(line)]
     else:
         records = [record for _, record in results.merge([found])]
-    return Run(records, network, dataset, tie)
+    return Run(records, network, dataset, tie, requires, asked)
+
+
+def _requirement(asked: Mapping[str, Any], network: IntegerNetwork) -> Requirement:
+    """What the flags of a run say must hold."""
+    if asked.get("other") is not None:
+        bits = asked["other_fractional_bits"]
+        bits = asked["fractional_bits"] if bits is None else bits
+        return Alike(integer.load(asked["other"], asked["num_steps"], bits))
+    kind, _, rest = asked.get("property", "robust").partition(":")
+    match kind, rest.split(","):
+        case "latency", [step, *label]:
+            return Latency(int(step), of_label=label == ["label"])
+        case "not_silent", _:
+            return Latency(network.num_steps - 2)
+        case "monotone", [moved, output]:
+            return Monotone(int(moved), int(output))
+        case "robust", _:
+            return Robust()
+    raise ValueError(f"the run is about an unknown property, {kind}")
 
 
 def claims_of_radius(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -74,9 +116,10 @@ def claims_of_radius(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """
     claims: list[Mapping[str, Any]] = []
     if record["robust_radius"] >= 0:
-        robust = {"radius": record["robust_radius"], "verdict": "robust"}
-        claims.append({**record, **robust})
-    if record["verdict"] == "falsified":
+        word = "equivalent" if "other_prediction" in record else "robust"
+        proved = {"radius": record["robust_radius"], "verdict": word}
+        claims.append({**record, **proved})
+    if record["verdict"] in ("falsified", "different"):
         claims.append(record)
     return claims
 
@@ -95,7 +138,10 @@ def check(
         Undecided lines claim nothing.
     """
     network = manifest.network_digest(run.network)
-    counts = {"robust": 0, "falsified": 0}
+    words = ("robust", "falsified")
+    if isinstance(run.requires, Alike):
+        words = ("equivalent", "different")
+    counts = dict.fromkeys(words, 0)
     failures = []
     for record in run.records:
         if record["verdict"] not in counts:
@@ -104,7 +150,7 @@ def check(
         outputs = replay.spike_steps(run.network, query.spike_steps)[-1]
         if replay.prediction(outputs) != query.label:
             reason: str | None = f"the prediction is {replay.prediction(outputs)}"
-        elif record["verdict"] == "robust":
+        elif record["verdict"] == words[0]:
             reason = _unproved(record, network, query, confirmed)
         else:
             reason = _not_broken(record, run.network, query)
@@ -130,25 +176,35 @@ def derive_query(run: Run, record: Mapping[str, Any]) -> Query:
         return (max_value - np.clip(grey, 0, max_value)) * last // max_value
 
     steps = code(pixels)
-    norm, radius = record["norm"], record["radius"]
-    match norm:
-        case "pixel":
-            # An epsilon a hair below a whole number of grey levels means that number.
-            levels = math.floor(radius * max_value + 1e-9)
-            low, high = code(pixels + levels), code(pixels - levels)
-        case "l0":
-            low, high = np.zeros_like(steps), np.full_like(steps, last)
-        case _:
-            low = np.maximum(steps - radius, 0)
-            high = np.minimum(steps + radius, last)
+    limits = {name: run.limits.get(flag) for name, flag in _LIMITS.items()}
+    limits[record["norm"]] = record["radius"]
+    unmoving = all(limits[name] is None for name in ("linf", "l1", "l0", "pixel"))
+    if unmoving:  # only failures were asked for
+        limits["linf"] = 0
+    low, high = np.zeros_like(steps), np.full_like(steps, last)
+    for norm in ("linf", "l1"):
+        if limits[norm] is not None:
+            low = np.maximum(low, steps - limits[norm])
+            high = np.minimum(high, steps + limits[norm])
+    if limits["pixel"] is not None:
+        # An epsilon a hair below a whole number of grey levels means that number.
+        levels = math.floor(limits["pixel"] * max_value + 1e-9)
+        low = np.maximum(low, code(pixels + levels))
+        high = np.minimum(high, code(pixels - levels))
+    fails = bool(limits["drop"] or limits["insert"])
     return Query(
         steps,
         low,
         high,
         record["prediction"],
-        max_total_shift=radius if norm == "l1" else None,
-        max_changed=radius if norm == "l0" else None,
+        max_total_shift=limits["l1"],
+        max_changed=limits["l0"],
         tie=run.tie,
+        target=run.limits.get("target"),
+        max_dropped=limits["drop"] or 0,
+        max_inserted=limits["insert"] or 0,
+        silent_step=last if fails else None,
+        requires=run.requires,
     )
 
 
@@ -185,6 +241,17 @@ def _not_broken(
         steps[neuron] = changed
     if not query.admits(steps):
         return "the counterexample lies outside the ball"
-    if not query.violated_by(replay.spike_steps(network, steps)[-1]):
-        return "the counterexample does not change the decision"
+    if isinstance(query.requires, Monotone):
+        neuron, step, changed = record["moved"]
+        if neuron != query.requires.input or steps[neuron] != step:
+            return f"input {neuron} does not spike at step {step}"
+        sooner = steps.copy()
+        sooner[neuron] = changed
+        if not query.admits(sooner):
+            return "the earlier input lies outside the ball"
+        steps = np.stack([steps, sooner])
+    if not replay.falsifies(network, query, steps):
+        if isinstance(query.requires, Robust):
+            return "the counterexample does not change the decision"
+        return "the counterexample does not break what was asked"
     return None

@@ -27,6 +27,15 @@ DECIDED = ("robust", "falsified", "equivalent", "different")
 UNDECIDED = ("unknown", "timeout", "error")
 STAGES = ("clean", "attack", "bounds", "solve")
 
+# Limits that may hold beside the radius, by flag.
+_LIMITS = {
+    "max_shift": "linf",
+    "max_total_shift": "l1",
+    "max_changed": "l0",
+    "max_pixel": "pixel",
+    "max_dropped": "drop",
+    "max_inserted": "insert",
+}
 _SHARD_FILE = re.compile(r"results-(\d+)-of-(\d+)\.jsonl")
 _MAX_NAMED = 10
 
@@ -38,7 +47,7 @@ class Group(NamedTuple):
     other: str | None
     dataset: str | None
     split: str | None
-    norm: str
+    norm: str  # and what else was asked, if anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +82,26 @@ class Run:
     def _group(self, norm: str) -> Group:
         names = ("network", "other", "dataset", "split")
         network, other, dataset, split = (self.flags.get(name) for name in names)
+        norm += "".join(f" {part}" for part in beside_norm(self.flags))
         return Group(str(network), other, dataset, split, norm)
+
+
+def beside_norm(flags: Mapping[str, Any]) -> list[str]:
+    """Returns what distinguishes a run's questions from those of its norm alone.
+
+    >>> beside_norm({"max_dropped": 2, "property": "latency:4", "target": None})
+    ['drop<=2', 'latency:4']
+    """
+    parts = [
+        f"{norm}<={flags[name]}"
+        for name, norm in _LIMITS.items()
+        if flags.get(name) is not None
+    ]
+    if flags.get("target") is not None:
+        parts.append(f"target={flags['target']}")
+    if flags.get("property", "robust") != "robust":
+        parts.append(flags["property"])
+    return parts
 
 
 def read_run(directory: str | os.PathLike[str]) -> Run:
@@ -97,7 +125,8 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     flags = facts.get("flags", {})
     records = [r for file in files for r in json_files.read_jsonl(file)]
     if flags.get("find_radius"):
-        records = implied_by_radius(records)
+        proved = "robust" if flags.get("other") is None else "equivalent"
+        records = implied_by_radius(records, proved)
     return Run(
         directory=path,
         flags=flags,
@@ -107,7 +136,9 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     )
 
 
-def implied_by_radius(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def implied_by_radius(
+    records: Sequence[Mapping[str, Any]], proved: str = "robust"
+) -> list[dict[str, Any]]:
     """Returns what exact breaking radii say about every radius, one record each.
 
     Each sample is robust up to its `robust_radius`, falsified from its breaking radius
@@ -121,7 +152,7 @@ def implied_by_radius(records: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             if radius != record["radius"]:
                 line |= {"seconds": 0.0, "counterexample": None}
             if radius <= record["robust_radius"]:
-                line["verdict"] = "robust"
+                line["verdict"] = proved
             implied.append(line)
     return implied
 

@@ -1,30 +1,32 @@
-"""What `verify_snn` does once its flags are checked: decide, append, report."""
+"""What verification binaries do once flags are checked: decide, append, report."""
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import data, progress, results, run_state, text_table
-from jaxsnn.sat.query import Query, Result, Stage, Tie, Verdict
-from jaxsnn.sat.radius import Family, l0_family, l1_family, linf_family
+from experiments.verify_query import Asked
+from jaxsnn.sat.query import Query, Result, Stage, Verdict
+from jaxsnn.sat.radius import Family
+from jaxsnn.sat.requirement import Alike, Monotone
 from jaxsnn.sat.spec import IntegerNetwork
 
-FAMILIES = {"linf": linf_family, "l1": l1_family, "l0": l0_family}
+# What verdicts are called between two networks.
+COMPARED = {Verdict.ROBUST: "equivalent", Verdict.FALSIFIED: "different"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-    """A checked request; see the flags of `verify_snn`."""
+    """A checked request; see the flags of `verify_snn` and `compare_snn`."""
 
     network: IntegerNetwork
     dataset: data.Dataset
     samples: tuple[int, ...]
-    norm: str
-    radii: tuple[int, ...] | tuple[float, ...]
-    tie: Tie
+    asked: Asked
     stages: tuple[str, ...]
     backends: tuple[str, ...]
     seconds: float
@@ -35,6 +37,18 @@ class Job:
     find_radius: bool
     proof_dir: str | None
     seed: int
+
+    @property
+    def other(self) -> IntegerNetwork | None:
+        """The network that is compared, None if none is."""
+        requires = self.asked.requires
+        return requires.other if isinstance(requires, Alike) else None
+
+    def word(self, verdict: Verdict) -> str:
+        """Returns what a verdict is called in the results."""
+        if self.other is not None:
+            return COMPARED.get(verdict, verdict.value)
+        return verdict.value
 
     @property
     def results_file(self) -> str:
@@ -56,11 +70,16 @@ class Inputs(NamedTuple):
     steps: np.ndarray  # [N, D] spike steps
     labels: np.ndarray  # [N]
     predictions: np.ndarray  # [N]
+    others: np.ndarray | None  # [N] predictions of the network that is compared
     mine: list[int]  # positions that this shard decides
 
 
 def prepare(job: Job, run: run_state.RunState) -> Inputs:
-    """Simulates all samples, picks those of this shard and records what is asked."""
+    """Simulates all samples, picks those of this shard and records what is asked.
+
+    Raises:
+        UsageError: no sample can be turned into the target, all are there already.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -69,32 +88,49 @@ def prepare(job: Job, run: run_state.RunState) -> Inputs:
     assert job.dataset.max_value is not None
     pixels = np.stack([job.pixels(sample) for sample in job.samples])
     steps = coding.latency(pixels, job.network.num_steps, job.dataset.max_value)
-    weights = simulate.device_weights(job.network)
 
-    def predict(inputs: jax.Array) -> jax.Array:
-        levels = simulate.spike_steps(
-            job.network.layers, weights, job.network.num_steps, inputs
-        )
-        return jnp.argmin(levels[-1])
+    def predict(network: IntegerNetwork) -> np.ndarray:
+        weights = simulate.device_weights(network)
 
-    simulated = jax.jit(lambda inputs: jax.lax.map(predict, inputs, batch_size=64))
-    predictions = np.asarray(simulated(jnp.asarray(steps)))
+        def one(inputs: jax.Array) -> jax.Array:
+            levels = simulate.spike_steps(
+                network.layers, weights, network.num_steps, inputs
+            )
+            return jnp.argmin(levels[-1])
+
+        simulated = jax.jit(lambda inputs: jax.lax.map(one, inputs, batch_size=64))
+        return np.asarray(simulated(jnp.asarray(steps)))
+
+    predictions = predict(job.network)
     labels = job.dataset.labels[list(job.samples)]
     skipped = (predictions != labels) & job.skip_misclassified
+    target = job.asked.target
+    there = predictions == target if target is not None else np.zeros(len(labels), bool)
+    if there.all():
+        raise run_state.usage_error(
+            "target", target, "is the prediction of every sample; name another class"
+        )
+    if there.any():
+        note = f"{there.sum()} samples are left out: class {target} is their prediction"
+        print(note, file=sys.stderr)
     queries: dict[str, Any] = {
-        "samples": list(job.samples),
-        "norm": job.norm,
-        "skipped": [s for s, skip in zip(job.samples, skipped, strict=True) if skip],
+        "samples": [s for s, gone in zip(job.samples, there, strict=True) if not gone],
+        "norm": job.asked.norm,
+        "skipped": [
+            s for s, skip in zip(job.samples, skipped & ~there, strict=True) if skip
+        ],
     }
     if not job.find_radius:
-        queries["radii"] = list(job.radii)
+        queries["radii"] = list(job.asked.radii)
     run_state.record(run.workdir, device=run_state.describe_device(), queries=queries)
     mine = [
         position
         for position in range(len(job.samples))
-        if position % job.num_shards == job.shard and not skipped[position]
+        if position % job.num_shards == job.shard
+        and not (skipped[position] or there[position])
     ]
-    return Inputs(pixels, steps, labels, predictions, mine)
+    others = None if job.other is None else predict(job.other)
+    return Inputs(pixels, steps, labels, predictions, others, mine)
 
 
 def run_job(job: Job, run: run_state.RunState) -> None:
@@ -113,10 +149,11 @@ def run_job(job: Job, run: run_state.RunState) -> None:
     path = run.workdir / job.results_file
     print(f"\nresults: {path}\nreport:  {run.workdir / 'report.html'}")
     if job.proof_dir is not None:
-        robust = [r for r in merged.records if r["verdict"] == Verdict.ROBUST.value]
-        num_proved = sum(record["proof"] is not None for record in robust)
+        word = job.word(Verdict.ROBUST)
+        records = [r for r in merged.records if r["verdict"] == word]
+        proved = [record["proof"] is not None for record in records]
         print(
-            f"proofs:  {num_proved} of {len(robust)} robust verdicts, {job.proof_dir}"
+            f"proofs:  {sum(proved)} of {len(proved)} {word} verdicts, {job.proof_dir}"
         )
 
 
@@ -137,7 +174,9 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     todo = [
         position
         for position in inputs.mine
-        if any((job.samples[position], radius) not in known for radius in job.radii)
+        if any(
+            (job.samples[position], radius) not in known for radius in job.asked.radii
+        )
     ]
     config = cascade.CascadeConfig(
         stages=tuple(Stage(name) for name in job.stages),
@@ -148,13 +187,15 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     )
     asked = [make_queries(job, inputs, position) for position in todo]
     decisions = cascade.verify(network, asked, config, jax.random.key(job.seed))
-    counts = dict.fromkeys((verdict.value for verdict in Verdict), 0)
-    total = len(inputs.mine) * len(job.radii)
+    counts = dict.fromkeys((job.word(verdict) for verdict in Verdict), 0)
+    total = len(inputs.mine) * len(job.asked.radii)
     with contextlib.ExitStack() as stack:
         prover = None
         if job.proof_dir is not None:
             prover = stack.enter_context(
-                verify_proofs.Prover(job.proof_dir, network, job.seconds, job.workers)
+                verify_proofs.Prover(
+                    job.proof_dir, network, job.seconds, job.workers, job.other
+                )
             )
         bar = stack.enter_context(progress.Progress("verify", total, done=len(known)))
 
@@ -167,8 +208,10 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
             position = todo[decision.sample]
             record = {
                 **identify(job, inputs, position),
-                "radius": job.radii[decision.query],
-                **describe(decision.result, asked[decision.sample][decision.query]),
+                "radius": job.asked.radii[decision.query],
+                **describe(
+                    job, decision.result, asked[decision.sample][decision.query]
+                ),
             }
             if (record["sample"], record["radius"]) in known:
                 continue
@@ -184,61 +227,90 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
 
 
 def identify(job: Job, inputs: Inputs, position: int) -> dict[str, Any]:
-    """Returns the part of a result line that tells which sample it is about."""
-    return {
+    """Returns the part of a result line that tells what it is about."""
+    line = {
         "sample": job.samples[position],
         "label": int(inputs.labels[position]),
         "prediction": int(inputs.predictions[position]),
-        "norm": job.norm,
+        "norm": job.asked.norm,
     }
+    if inputs.others is not None:
+        line["other_prediction"] = int(inputs.others[position])
+    if job.asked.requirement != "robust":
+        line["property"] = job.asked.requirement
+    return line
 
 
 def family(job: Job, inputs: Inputs, position: int) -> Family:
     """Returns the balls of every radius around one sample."""
-    return FAMILIES[job.norm](
+    asked = job.asked
+    window = None
+    if asked.max_pixel is not None:
+        window = _pixel_window(job, inputs, position, asked.max_pixel)
+    return asked.growing(window).family(
         inputs.steps[position],
         int(inputs.predictions[position]),
         job.network.num_steps,
-        job.tie,
+        asked.tie,
     )
 
 
 def make_queries(job: Job, inputs: Inputs, position: int) -> list[Query]:
     """Returns the nested queries of one sample, a radius each."""
+    asked = job.asked
+    if asked.norm != "pixel":
+        balls = family(job, inputs, position)
+        return [balls.query(int(radius)) for radius in asked.radii]
+    return [
+        asked.limits.around(
+            inputs.steps[position],
+            int(inputs.predictions[position]),
+            job.network.num_steps,
+            window=_pixel_window(job, inputs, position, radius),
+            tie=asked.tie,
+            target=asked.target,
+            requires=asked.requires,
+        )
+        for radius in asked.radii
+    ]
+
+
+def _pixel_window(
+    job: Job, inputs: Inputs, position: int, eps: float
+) -> tuple[np.ndarray, np.ndarray]:
     from jaxsnn import coding
 
-    if job.norm != "pixel":
-        balls = family(job, inputs, position)
-        return [balls.query(int(radius)) for radius in job.radii]
     assert job.dataset.max_value is not None
-    windows = [
-        coding.pixel_window(
-            inputs.pixels[position], r, job.network.num_steps, job.dataset.max_value
-        )
-        for r in job.radii
-    ]
-    steps, label = inputs.steps[position], int(inputs.predictions[position])
-    return [Query(steps, low, high, label, tie=job.tie) for low, high in windows]
+    return coding.pixel_window(
+        inputs.pixels[position], eps, job.network.num_steps, job.dataset.max_value
+    )
 
 
-def describe(result: Result, query: Query) -> Mapping[str, Any]:
+def describe(job: Job, result: Result, query: Query) -> Mapping[str, Any]:
     """Returns the part of a result line that tells the verdict.
 
-    A counterexample is the list of `[input, step, changed_step]`.
+    A counterexample is the list of `[input, step, changed_step]`; where it is a pair
+    of inputs (`Monotone`), `moved` is the `[input, step, earlier_step]` between them.
     """
     changes: list[Sequence[int]] | None = None
+    moved: list[int] | None = None
     if result.counterexample is not None:
-        moved = np.flatnonzero(result.counterexample != query.spike_steps)
+        steps, *pair = np.atleast_2d(result.counterexample)
         changes = [
-            [int(i), int(query.spike_steps[i]), int(result.counterexample[i])]
-            for i in moved
+            [int(i), int(query.spike_steps[i]), int(steps[i])]
+            for i in np.flatnonzero(steps != query.spike_steps)
         ]
+        if pair:
+            assert isinstance(query.requires, Monotone)
+            own = query.requires.input
+            moved = [own, int(steps[own]), int(pair[0][own])]
     return {
-        "verdict": result.verdict.value,
+        "verdict": job.word(result.verdict),
         "stage": result.stage.value if result.stage else None,
         "backend": result.backend,
         "seconds": round(result.seconds, 6),
         "counterexample": changes,
         "proof": None,
+        **({"moved": moved} if moved else {}),
         **({"message": result.message} if result.message else {}),
     }

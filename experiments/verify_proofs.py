@@ -23,6 +23,7 @@ class _Target(NamedTuple):
 
     directory: pathlib.Path
     network_file: pathlib.Path
+    other_file: pathlib.Path | None
     seconds: float
 
 
@@ -36,15 +37,21 @@ class Prover:
     """
 
     def __init__(
-        self, proof_dir: str, network: IntegerNetwork, seconds: float, num_workers: int
+        self,
+        proof_dir: str,
+        network: IntegerNetwork,
+        seconds: float,
+        num_workers: int,
+        other: IntegerNetwork | None = None,
     ) -> None:
-        """Writes the network's file.
+        """Writes the networks' files.
 
         Args:
             proof_dir: created when it does not exist.
             network: the network of all queries.
             seconds: limit of each solver for a query.
             num_workers: processes.
+            other: the network that it is compared with, if it is.
 
         Raises:
             UsageError: the directory cannot be written.
@@ -53,13 +60,14 @@ class Prover:
             directory = pathlib.Path(proof_dir)
             directory.mkdir(parents=True, exist_ok=True)
             file = _save_network(directory, network)
+            other_file = None if other is None else _save_network(directory, other)
         except OSError as error:
             raise run_state.usage_error(
                 "proof_dir",
                 proof_dir,
                 f"cannot be written ({error.strerror}); name another directory",
             ) from error
-        self._target = _Target(directory, file, seconds)
+        self._target = _Target(directory, file, other_file, seconds)
         # Solvers may overrun, encodings take time, and logs are written.
         limit = 1.5 * len(proof.REFUTERS) * seconds + 30.0
         self._pool = workers.Pool(network, num_workers, limit)
@@ -82,7 +90,8 @@ class Prover:
         """
         task = len(self._records)
         self._records[task] = record
-        subject = {name: record[name] for name in ("sample", "norm", "radius")}
+        names = ("sample", "norm", "radius", "property")
+        subject = {name: record[name] for name in names if name in record}
         if radius is not None:
             subject["radius"] = radius
         self._pool.submit(task, _prove, self._target, subject, query)
@@ -124,12 +133,13 @@ def _prove(
         return
     yield proof.write(
         target.directory,
-        "-".join(str(value) for value in subject.values()),
+        "-".join(str(subject[name]) for name in ("sample", "norm", "radius")),
         network,
         target.network_file,
         query,
         found,
         subject,
+        target.other_file,
     )
 
 

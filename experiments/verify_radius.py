@@ -36,7 +36,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
         prover = None
         if job.proof_dir is not None:
             prover = stack.enter_context(
-                Prover(job.proof_dir, job.network, job.seconds, job.workers)
+                Prover(job.proof_dir, job.network, job.seconds, job.workers, job.other)
             )
         bar = stack.enter_context(
             progress.Progress("find radius", len(inputs.mine), done=len(known))
@@ -61,7 +61,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
             elif kind is Kind.FAILED:
                 found = _stopped(found, Result(Verdict.ERROR, message=value))
             balls = family(job, inputs, task)
-            record = {**identify(job, inputs, task), **_describe(found, balls)}
+            record = {**identify(job, inputs, task), **_describe(job, found, balls)}
             if prover is None or found.robust < 0:
                 keep(record)
                 continue
@@ -81,7 +81,7 @@ def _stopped(found: Radius, result: Result) -> Radius:
     )
 
 
-def _describe(found: Radius, balls: Family) -> dict[str, Any]:
+def _describe(job: Job, found: Radius, balls: Family) -> dict[str, Any]:
     match found.result.verdict:
         case Verdict.FALSIFIED:
             radius = found.breaking
@@ -92,5 +92,5 @@ def _describe(found: Radius, balls: Family) -> dict[str, Any]:
     return {
         "radius": radius,
         "robust_radius": found.robust,
-        **describe(found.result, balls.query(0)),
+        **describe(job, found.result, balls.query(0)),
     }

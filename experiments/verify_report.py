@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 _COLOURS = {
     "robust": "#2a7f62",
+    "equivalent": "#2a7f62",
     "falsified": "#c8553d",
+    "different": "#c8553d",
     "unknown": "#b8b8b8",
     "timeout": "#e0a526",
     "error": "#5b2a86",
@@ -29,27 +31,37 @@ def write(path: str | os.PathLike[str], job: "Job", run: results.Run) -> None:
     """Writes the report of one workdir."""
     summary = results.summarize([run])
     records = [record for _, record in results.merge([run])]
+    figures = [html_report.Figure(plot_verdicts(records), "Verdicts by radius")]
+    if job.other is None:
+        words = (
+            "Robust: no admissible input changes the decision (proved). Falsified: an "
+            "admissible input that does"
+        )
+        if job.asked.requirement != "robust":
+            words = (
+                f"Robust: {job.asked.requirement} holds of every admissible input "
+                "(proved). Falsified: an admissible input that breaks it"
+            )
+        figures.append(
+            html_report.Figure(
+                plot_verified_accuracy(summary),
+                "Verified accuracy: right and proved robust",
+            )
+        )
+    else:
+        words = (
+            "Equivalent: both networks decide alike on every admissible input "
+            "(proved). Different: an admissible input on which they do not"
+        )
+    figures.append(
+        html_report.Figure(plot_seconds(records), "Seconds a query, by stage")
+    )
     sections = [
         html_report.Section(
             "Verdicts",
             [
-                "Robust: no admissible input changes the decision (proved). Falsified: "
-                "an admissible input that does was found and replayed in exact integer "
-                "arithmetic.",
-                html_report.Row(
-                    [
-                        html_report.Figure(
-                            plot_verdicts(records), "Verdicts by radius"
-                        ),
-                        html_report.Figure(
-                            plot_verified_accuracy(summary),
-                            "Verified accuracy: right and proved robust",
-                        ),
-                        html_report.Figure(
-                            plot_seconds(records), "Seconds a query, by stage"
-                        ),
-                    ]
-                ),
+                f"{words} was found and replayed in exact integer arithmetic.",
+                html_report.Row(figures),
                 html_report.Table(*results.table(summary)),
             ],
         )
@@ -68,10 +80,20 @@ def write(path: str | os.PathLike[str], job: "Job", run: results.Run) -> None:
         )
     html_report.write(
         path,
-        "Robustness of a spiking network",
+        "Robustness of a spiking network"
+        if job.other is None
+        else "Equivalence of two spiking networks",
         sections,
-        subtitle=f"{run.flags.get('network')}, {job.dataset.name} {job.dataset.split}, "
-        f"T = {job.network.num_steps}, {job.norm}",
+        subtitle=", ".join(
+            [
+                str(run.flags.get("network")),
+                *([] if job.other is None else [str(run.flags.get("other"))]),
+                f"{job.dataset.name} {job.dataset.split}",
+                f"T = {job.network.num_steps}",
+                job.asked.norm,
+                *results.beside_norm(run.flags),
+            ]
+        ),
     )
 
 

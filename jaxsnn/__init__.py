@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxsnn.coding import latency, pixel_window
     from jaxsnn.integer import load, quantize, save
+    from jaxsnn.reduction import prune_neurons, prune_weights, without_silent
+    from jaxsnn.sat.perturbation import Perturbation
     from jaxsnn.sat.query import (
         Query,
         Result,
@@ -21,14 +23,18 @@ if TYPE_CHECKING:
         linf_query,
     )
     from jaxsnn.sat.radius import smallest_breaking_radius
+    from jaxsnn.sat.requirement import Alike, Latency, Monotone
     from jaxsnn.sat.solve import solve
     from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
     from jaxsnn.simulate import output_steps
     from jaxsnn.verify.cascade import CascadeConfig
+    from jaxsnn.verify.equivalence import compare
 
 _MODULES = {
     "jaxsnn.coding": ("latency", "pixel_window"),
     "jaxsnn.integer": ("load", "quantize", "save"),
+    "jaxsnn.reduction": ("prune_neurons", "prune_weights", "without_silent"),
+    "jaxsnn.sat.perturbation": ("Perturbation",),
     "jaxsnn.sat.query": (
         "Query",
         "Result",
@@ -40,24 +46,31 @@ _MODULES = {
         "linf_query",
     ),
     "jaxsnn.sat.radius": ("smallest_breaking_radius",),
+    "jaxsnn.sat.requirement": ("Alike", "Latency", "Monotone"),
     "jaxsnn.sat.solve": ("solve",),
     "jaxsnn.sat.spec": ("Conv2D", "Dense", "EarliestPool2D", "IntegerNetwork"),
     "jaxsnn.simulate": ("output_steps",),
     "jaxsnn.verify.cascade": ("CascadeConfig",),
+    "jaxsnn.verify.equivalence": ("compare",),
 }
 _SOURCES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Alike",
     "CascadeConfig",
     "Conv2D",
     "Dense",
     "EarliestPool2D",
     "IntegerNetwork",
+    "Latency",
+    "Monotone",
+    "Perturbation",
     "Query",
     "Result",
     "Stage",
     "Tie",
     "Verdict",
+    "compare",
     "l0_query",
     "l1_query",
     "latency",
@@ -65,10 +78,13 @@ __all__ = [
     "load",
     "output_steps",
     "pixel_window",
+    "prune_neurons",
+    "prune_weights",
     "quantize",
     "save",
     "smallest_breaking_radius",
     "solve",
+    "without_silent",
 ]
 
 

@@ -18,7 +18,7 @@ from jaxsnn.sat import intervals
 from jaxsnn.sat.inputs import Inputs, Moved
 from jaxsnn.sat.pseudo_boolean import FALSE, TRUE, Problem
 from jaxsnn.sat.query import Query
-from jaxsnn.sat.requirement import Alike, Monotone
+from jaxsnn.sat.requirement import Alike, Monotone, check_comparable
 from jaxsnn.sat.spec import IntegerNetwork
 from jaxsnn.sat.violations import Outputs, violations
 
@@ -165,7 +165,7 @@ def _runs(problem: Problem, network: IntegerNetwork, widest: Query) -> list[_Enc
     networks = [network]
     if isinstance(widest.requires, Alike):
         networks.append(widest.requires.other)
-        _check_comparable(*networks)
+        check_comparable(*networks)
     horizon = max(each.last_informative_step(0) for each in networks)
     inputs = Inputs(problem, widest, horizon)
     encoders = [
@@ -179,16 +179,6 @@ def _runs(problem: Problem, network: IntegerNetwork, widest: Query) -> list[_Enc
             problem.add_clause(-later, sooner)
         encoders.append(_Encoder(problem, network, encoders[0].levels, moved))
     return encoders
-
-
-def _check_comparable(network: IntegerNetwork, other: IntegerNetwork) -> None:
-    for name in ("num_steps", "num_inputs", "num_classes"):
-        ours, theirs = getattr(network, name), getattr(other, name)
-        if ours != theirs:
-            raise ValueError(
-                f"networks can be compared only if they agree in {name}, "
-                f"not {ours} and {theirs}"
-            )
 
 
 def _tighten(encoder: _Encoder, query: Query, selected: int) -> None:

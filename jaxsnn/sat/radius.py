@@ -85,7 +85,7 @@ class Radius:
     """What a search found.
 
     Attributes:
-      robust: the largest radius proved robust; -1 if the input itself is tied.
+      robust: the largest radius proved robust; -1 if not even 0 is.
       breaking: the smallest falsified radius, None if none was found. The search was
         exact if `breaking == robust + 1`, or if `robust` covers the whole space.
       result: how the last query was decided, or what stopped the search.
@@ -170,11 +170,14 @@ def climb(
 
 
 def _proved_by_intervals(network: IntegerNetwork, family: Family) -> int:
-    """The largest radius that intervals prove, by doubling and then bisection."""
+    """The largest radius that intervals prove, -1 if none: doubling, then bisection."""
 
     def proves(radius: int) -> bool:
         return intervals.proves(network, family.query(radius))
 
+    # Radius 0 is more than the input itself where other limits leave room.
+    if not proves(0):
+        return -1
     return _largest(proves, family.largest)
 
 

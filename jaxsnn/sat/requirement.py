@@ -86,6 +86,17 @@ class Alike:
 Requirement = Robust | Latency | Monotone | Alike
 
 
+def check_comparable(network: IntegerNetwork, other: IntegerNetwork) -> None:
+    """Raises a `ValueError` unless two networks take and give the same things."""
+    for name in ("num_steps", "num_inputs", "num_classes"):
+        ours, theirs = getattr(network, name), getattr(other, name)
+        if ours != theirs:
+            raise ValueError(
+                f"networks can be compared only if they agree in {name}, "
+                f"not {ours} and {theirs}"
+            )
+
+
 def first(output_steps: np.ndarray) -> np.ndarray:
     """Returns `[C]` booleans: the outputs that spike first.
 
