@@ -18,6 +18,8 @@ _VALID = (
     "resnet18, resnet34, resnet50, resnet101, resnet152, vit, bert, t5, "
     "or module:function"
 )
+# What config.json calls them, too.
+_TRANSFORMERS = ("bert", "t5", "vit")
 
 
 class Kind(enum.Enum):
@@ -38,9 +40,9 @@ def kind(name: str, dataset: str) -> Kind:
     if ":" in name:
         _check_own(name)
         reads = holds
-    elif name == "bert":
+    elif name in ("bert", "t5"):
         reads = Kind.TEXTS
-    elif name in ("small_resnet",) or resnet_depth(name):
+    elif name in ("small_resnet", "vit") or resnet_depth(name):
         reads = Kind.IMAGES
     else:
         raise run_state.usage_error("model", name, f"valid are {_VALID}")
@@ -140,15 +142,15 @@ def learning_rate(name: str, path: str | None) -> float:
     >>> learning_rate("resnet56", None), learning_rate("bert", "DIR")
     (0.002, 5e-05)
     """
-    if name in ("bert", "t5", "vit"):
+    if name in _TRANSFORMERS:
         return 1e-3 if path is None else 5e-5
     return 2e-3
 
 
-def takes_linear_maps(name: str) -> bool:
-    """Says whether linear maps can be put into a model that is written to files.
+def is_transformer(name: str) -> bool:
+    """Says whether a model is one of those that transformers reads and writes.
 
-    >>> takes_linear_maps("resnet56"), takes_linear_maps("bert")
-    (True, False)
+    >>> is_transformer("resnet56"), is_transformer("bert")
+    (False, True)
     """
-    return name not in ("bert", "t5")
+    return name in _TRANSFORMERS

@@ -1,10 +1,13 @@
 """Images as inputs of a network, and their random changes in training."""
 
+import pathlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, prune_data
+from experiments import data, json_files, prune_data
 from jaxprune import recover
 
 # Mean and standard deviation that published weights expect; other images go to 0..1.
@@ -12,24 +15,38 @@ _PHOTOGRAPHS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _NORMALIZATION = {"cifar10_jpeg": _PHOTOGRAPHS, "image_folder": _PHOTOGRAPHS}
 
 
-def prepare(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Returns normalised images `[N, H, W, C]` float32 and labels `[N]` int32."""
-    assert dataset.images is not None
-    assert dataset.max_value is not None
-    images = np.asarray(dataset.images, np.float32) / np.float32(dataset.max_value)
-    if images.ndim == 3:
-        images = images[..., None]
-    if dataset.name in _NORMALIZATION:
-        mean, deviation = _NORMALIZATION[dataset.name]
-        shift, scale = np.array(mean), np.array(deviation)
-        images = ((images - shift) / scale).astype(np.float32)
-    return np.ascontiguousarray(images), np.asarray(dataset.labels, np.int32)
+def make_prepare(directory: str | None, train: data.Dataset) -> prune_data.PrepareFn:
+    """Returns what makes normalised images `[N, H, W, C]` float32 of any split.
 
+    Args:
+        directory: of weights, whose preprocessor_config.json tells mean and deviation
+            if there is one.
+        train: the training split, which tells the data set.
+    """
+    moments = _moments(directory) or _NORMALIZATION.get(train.name)
 
-def make_prepare(train: data.Dataset) -> prune_data.PrepareFn:
-    """Returns `prepare`; it needs to know nothing of the training split."""
-    del train
+    def prepare(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+        assert dataset.images is not None
+        assert dataset.max_value is not None
+        images = np.asarray(dataset.images, np.float32) / np.float32(dataset.max_value)
+        if images.ndim == 3:
+            images = images[..., None]
+        if moments is not None:
+            shift, scale = map(np.array, moments)
+            images = ((images - shift) / scale).astype(np.float32)
+        return np.ascontiguousarray(images), np.asarray(dataset.labels, np.int32)
+
     return prepare
+
+
+def _moments(directory: str | None) -> tuple[Any, Any] | None:
+    if directory is None:
+        return None
+    path = pathlib.Path(directory) / "preprocessor_config.json"
+    found = json_files.read_json(path, missing={})
+    if not {"image_mean", "image_std"} <= set(found):
+        return None
+    return found["image_mean"], found["image_std"]
 
 
 def augmentation(dataset: str) -> recover.AugmentFn | None:

@@ -107,12 +107,12 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         needs_training=job.weights is None
         or job.recovery_epochs + job.finetune_epochs > 0,
     )
-    if model_names.kind(job.model, job.dataset) is model_names.Kind.IMAGES:
-        splits = load(prune_images.make_prepare)
-        shape = splits.training.inputs.shape[1:]
-        source = prune_models.for_images(job.model, shape, len(splits.class_names))
-        return splits, source
     directory = job.weights if model_names.is_hugging_face(job.weights) else None
+    if model_names.kind(job.model, job.dataset) is model_names.Kind.IMAGES:
+        splits = load(functools.partial(prune_images.make_prepare, directory))
+        shape = splits.training.inputs.shape[1:]
+        names = splits.class_names
+        return splits, prune_models.for_images(job.model, directory, shape, names)
     tokenizer = prune_text.obtain_tokenizer(job.dataset, job.data_dir, directory)
     splits = load(functools.partial(prune_text.make_prepare, tokenizer, job.max_length))
     length = splits.training.inputs.token_ids.shape[1]
@@ -275,6 +275,7 @@ class _Run:
         measured["pruned"] |= {
             "selection_accuracy": self._evaluate(pruned, variables),
             "sparsity": candidates[chosen].sparsity,
+            "repairs": prune_repair.methods_for(self._job.heal, pruned),
             "kept_blocks": {name: list(kept) for name, kept in structure.kept.items()},
             "adapters": {name: list(b) for name, b in structure.adapters.items()},
         }

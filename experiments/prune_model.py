@@ -16,7 +16,7 @@ from absl import flags
 
 from experiments import data, model_names, run_state
 
-HEALERS = ("batchnorm", "linear")
+HEALERS = ("batchnorm", "linear", "refit")
 SCORES = ("cka", "block_influence", "angular", "loss", "last", "random")
 CLUSTERS = ("anchored", "optimal")
 SPARSIFIERS = ("magnitude", "wanda")
@@ -77,8 +77,10 @@ flags.DEFINE_float(
 flags.DEFINE_list(
     "heal",
     None,
-    "Repairs without gradients: batchnorm, linear, both, or none. By default both, and "
-    "none for models of transformers, which has no place for linear maps.",
+    "Repairs without gradients: batchnorm (statistics estimated anew), linear (maps in "
+    "the place of removed blocks, which cost parameters), refit (kept blocks fitted "
+    "anew, which cost none), several, or none. By default batchnorm,linear; refit for "
+    "models of transformers, which has no place for linear maps.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -218,13 +220,13 @@ def _check_flags() -> None:
         )
     else:
         model_names.check_weights(FLAGS.model, FLAGS.weights, reads)
-        if reads is model_names.Kind.TEXTS and ":" not in FLAGS.model:
+        if model_names.is_hugging_face(FLAGS.weights) and ":" not in FLAGS.model:
             _check_checkpoint(FLAGS.weights)
 
 
 def _check_checkpoint(path: str) -> None:
     """Checks that a checkpoint of transformers can take these texts and classes."""
-    if not model_names.is_hugging_face(path):
+    if FLAGS.model != "bert":
         return
     config = model_names.read_config(path, FLAGS.model)
     positions = config.get("max_position_embeddings") or 512
@@ -246,7 +248,9 @@ def _check_checkpoint(path: str) -> None:
 
 def _heal() -> tuple[str, ...]:
     if FLAGS.heal is None:
-        return HEALERS if model_names.takes_linear_maps(FLAGS.model) else ()
+        if model_names.is_transformer(FLAGS.model):
+            return ("refit",)
+        return ("batchnorm", "linear")
     return () if FLAGS.heal == ["none"] else tuple(FLAGS.heal)
 
 

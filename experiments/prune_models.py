@@ -1,14 +1,13 @@
 """The models that --model names, made for a data set."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from experiments import model_names, prune_task, prune_weights, run_state
 from experiments.prune_weights import Architecture, Source
-from jaxprune.models import bert, resnet
+from jaxprune.models import bert, resnet, vit
 
 
 def _resnet_head(variables: Any) -> dict[str, Any]:
@@ -24,19 +23,27 @@ _RESNET = Architecture(
 )
 
 
-def for_images(name: str, image_shape: Sequence[int], num_classes: int) -> Source:
+def for_images(
+    name: str,
+    directory: str | None,
+    image_shape: Sequence[int],
+    class_names: Sequence[str],
+) -> Source:
     """Returns the unpruned model of a name.
 
     Args:
         name: as given to --model.
+        directory: of weights in Hugging Face layout, None for others.
         image_shape: height, width and channels of the images.
-        num_classes: of the data set.
+        class_names: of the data set.
 
     Raises:
         run_state.UsageError: if a user's function does not give a model.
     """
     if ":" in name:
         return prune_weights.own(name, prune_task.CLASSIFICATION)
+    if name == "vit":
+        return _vit(name, directory, image_shape, class_names)
     depth = model_names.resnet_depth(name)
     if depth is None:
         config = resnet.small_config()
@@ -46,10 +53,77 @@ def for_images(name: str, image_shape: Sequence[int], num_classes: int) -> Sourc
         config = resnet.cifar_config(depth)
     height, width, channels = image_shape
     config = dataclasses.replace(
-        config, image_shape=(height, width, channels), num_classes=num_classes
+        config, image_shape=(height, width, channels), num_classes=len(class_names)
     )
     model = resnet.prunable_resnet(config)
     return Source(name, model, prune_task.CLASSIFICATION, _RESNET, config)
+
+
+def _vit(
+    name: str,
+    directory: str | None,
+    image_shape: Sequence[int],
+    class_names: Sequence[str],
+) -> Source:
+    if directory is None:
+        written = _small_vit(image_shape)
+    else:
+        written = model_names.read_config(directory, name)
+    try:
+        config = vit.config_from_hf(written, num_classes=len(class_names))
+    except ValueError as error:
+        raise run_state.usage_error("weights", directory, str(error)) from error
+    if config.image_shape != tuple(image_shape):
+        raise run_state.usage_error(
+            "weights",
+            directory,
+            f"reads images of {config.image_shape}, the data set has "
+            f"{tuple(image_shape)}",
+        )
+    base = {**written, **_labels(class_names)}
+    architecture = Architecture(
+        vit.prunable_vit,
+        vit.pruned_config,
+        vit.ViT,
+        vit.weight_table,
+        to_json=lambda config: vit.config_to_hf(config, base),
+        new_head=vit.head_variables,
+        folder=prune_weights.Folder(_path(directory)),
+    )
+    model = vit.prunable_vit(config)
+    return Source(name, model, prune_task.CLASSIFICATION, architecture, config)
+
+
+def _small_vit(image_shape: Sequence[int]) -> dict[str, Any]:
+    """Returns the config.json of a network that a CPU trains in minutes."""
+    height, width, channels = image_shape
+    fits = [p for p in (16, 8, 4, 2, 1) if height % p == width % p == 0]
+    # Seven patches on a side, or as many as there can be with more than one pixel.
+    enough = [p for p in fits if min(height, width) // p >= 7 and p > 1]
+    return {
+        "model_type": "vit",
+        "image_size": [height, width],
+        "num_channels": channels,
+        "patch_size": (enough or [p for p in fits if p <= 2])[0],
+        "hidden_size": 64,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "hidden_act": "gelu",
+    }
+
+
+def _labels(class_names: Sequence[str]) -> dict[str, Any]:
+    """Returns what config.json says about classes."""
+    named = {str(number): label for number, label in enumerate(class_names)}
+    return {
+        "id2label": named,
+        "label2id": {label: int(number) for number, label in named.items()},
+    }
+
+
+def _path(directory: str | None) -> pathlib.Path | None:
+    return None if directory is None else pathlib.Path(directory)
 
 
 def for_texts(
@@ -79,8 +153,7 @@ def for_texts(
         written = _small_bert(tokenizer.get_vocab_size(), length)
     else:
         written = model_names.read_config(directory, name)
-    named = {str(number): label for number, label in enumerate(class_names)}
-    labels = {"id2label": named, "label2id": {v: int(k) for k, v in named.items()}}
+    base = {**written, **_labels(class_names)}
     try:
         config = bert.config_from_hf(
             written, head=bert.Head.CLASSIFICATION, num_labels=len(class_names)
@@ -99,11 +172,9 @@ def for_texts(
         bert.pruned_config,
         bert.Bert,
         bert.weight_table,
-        to_json=functools.partial(_written_bert, {**written, **labels}),
+        to_json=lambda config: bert.config_to_hf(config, base),
         new_head=bert.head_variables,
-        folder=prune_weights.Folder(
-            None if directory is None else pathlib.Path(directory), tokenizer
-        ),
+        folder=prune_weights.Folder(_path(directory), tokenizer),
     )
     model = bert.prunable_bert(config)
     return Source(name, model, prune_task.TEXT_CLASSIFICATION, architecture, config)
@@ -123,7 +194,3 @@ def _small_bert(vocab_size: int, length: int) -> dict[str, Any]:
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
     }
-
-
-def _written_bert(base: dict[str, Any], config: bert.BertConfig) -> dict[str, Any]:
-    return bert.config_to_hf(config, base)

@@ -6,8 +6,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import heal, mpruner, recover
+from jaxprune import heal, mpruner, recover, refit
 from jaxprune.prunable import Prunable, Variables
+
+
+def methods_for(asked: Collection[str], model: Prunable) -> tuple[str, ...]:
+    """Returns those of the repairs asked for that a model allows, for the report."""
+    allowed = {
+        "refit": any(stack.name in model.refit for stack in model.stacks),
+        "linear": model.attach is not None,
+        "batchnorm": model.batch_statistics is not None,
+    }
+    return tuple(method for method in asked if allowed[method])
 
 
 def without_gradients(
@@ -19,10 +29,12 @@ def without_gradients(
     variables: Variables,
     plans: mpruner.Plans,
 ) -> tuple[Prunable, dict[str, Any]]:
-    """Repairs in closed form.
+    """Repairs in closed form, stack by stack.
 
     Args:
-        methods: among batchnorm and linear.
+        methods: among refit (the last linear operation of each kept block is fitted
+            anew, BatchNorm with it), linear (maps in the place of what was removed,
+            which cost parameters) and batchnorm (statistics estimated anew).
         calibration: batches of inputs.
         before: the model that blocks were removed from.
         before_variables: of that model.
@@ -31,18 +43,18 @@ def without_gradients(
         plans: what was removed.
     """
     variables = dict(variables)
-    if "linear" in methods and after.attach is not None:
-        for plan in plans:
-            after, variables, _ = heal.fit_linear_maps(
-                before,
-                before_variables,
-                after,
-                variables,
-                plan,
-                calibration,
-                reestimate="batchnorm" in methods,
-            )
-    elif "batchnorm" in methods:
+    methods = methods_for(methods, after)
+    linear, reestimate = "linear" in methods, "batchnorm" in methods
+    fitted = False
+    for plan in plans:
+        cut = (before, before_variables, after, variables, plan, calibration)
+        if "refit" in methods and plan.stack in after.refit:
+            after, variables, _ = refit.refit(*cut, linear_maps=linear)
+            fitted = True
+        elif linear:
+            after, variables, _ = heal.fit_linear_maps(*cut, reestimate=reestimate)
+            fitted = True
+    if reestimate and not fitted:
         variables = heal.reestimate_batch_norm(after, variables, calibration)
     return after, variables
 

@@ -17,6 +17,7 @@ from jaxprune.prunable import Prunable, Structure
 
 # Of the pruned model in Hugging Face layout, in the workdir.
 FOLDER = "pruned"
+_COPIED = (*prune_text.COPIED_FILES, "preprocessor_config.json")
 
 
 class Folder(NamedTuple):
@@ -24,11 +25,11 @@ class Folder(NamedTuple):
 
     Attributes:
         directory: the weights came from; None if they were made here.
-        tokenizer: of the model.
+        tokenizer: of a model that reads texts.
     """
 
     directory: pathlib.Path | None
-    tokenizer: Any
+    tokenizer: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,11 +221,10 @@ def write_folder(
         {"format": "pt"},
     )
     directory, tokenizer = architecture.folder
-    if directory is None:
+    for name in _COPIED:
+        if directory is not None and (directory / name).is_file():
+            shutil.copyfile(directory / name, path / name)
+    if directory is None and tokenizer is not None:
         prune_text.write_tokenizer(tokenizer, path)
-    else:
-        for name in prune_text.COPIED_FILES:
-            if (directory / name).is_file():
-                shutil.copyfile(directory / name, path / name)
     # Last: its presence says that the directory is complete.
     json_files.write_json_atomic(path / "config.json", written)

@@ -54,7 +54,7 @@ def test_images_are_parted_without_a_validation_split(trained_elsewhere):
     splits = prune_data.load(
         "digits",
         None,
-        prune_images.make_prepare,
+        lambda train: prune_images.make_prepare(None, train),
         seed=1,
         num_calibration=100,
         num_selection=10_000,

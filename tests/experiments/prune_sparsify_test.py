@@ -10,7 +10,7 @@ from jaxprune import prunable
 
 @pytest.fixture(scope="module")
 def small():
-    source = prune_models.for_images("small_resnet", (8, 8, 1), 10)
+    source = prune_models.for_images("small_resnet", None, (8, 8, 1), "0123456789")
     structure = prunable.Structure({"blocks": (0, 7)})
     model = source.model.build(structure)
     images = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
