@@ -176,7 +176,7 @@ def test_a_killed_run_ends_the_same(finished, places, tmp_path):
         ),
         (["--dataset=digits"], {}, "--dataset=digits: these models take texts"),
         (["--dataset=sst2"], {}, "lacks train.tsv, which --dataset=sst2 reads"),
-        (["--heal=guess"], {}, "--heal=guess: valid are batchnorm, linear, refit, or none"),
+        (["--heal=guess"], {}, "--heal=guess: valid are batchnorm, linear, refit"),
         (["--sparsity=0.5,2"], {}, "--sparsity=0.5,2: must be different shares"),
         (["--sparsity=x"], {}, "--sparsity=x: must be different shares"),
     ],
