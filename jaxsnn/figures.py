@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jaxsnn import search_space
 from jaxsnn.sat import replay
@@ -15,6 +16,9 @@ from jaxsnn.sat.response import changes
 from jaxsnn.sat.spec import Conv2D, Dense, IntegerNetwork, Layer
 
 _EARLY_IS_DARK = "viridis"
+
+# Every crossing known lies far below.
+_MOST_STEPS = 16
 
 
 def raster(network: IntegerNetwork, inputs: np.ndarray) -> Figure:
@@ -65,6 +69,9 @@ def potential_traces(
       depth: index of the layer, 0 for the first above the inputs.
       neurons: indices within the layer.
 
+    Returns:
+      One line a neuron; a dot where its potential first exceeds the threshold.
+
     Raises:
       ValueError: a layer or neuron that does not exist.
 
@@ -83,16 +90,17 @@ def potential_traces(
     thresholds = layer.synapses().thresholds
     figure = Figure(figsize=(5.6, 3.2), layout="constrained")
     axes = figure.subplots()
-    clock = np.arange(network.num_steps)
+    edges = np.arange(network.num_steps + 1)
     for color, neuron in enumerate(neurons):
-        shade = f"C{color % 10}"
-        axes.step(
-            clock, voltages[neuron], where="post", color=shade, label=f"neuron {neuron}"
-        )
+        shade, trace = f"C{color % 10}", voltages[neuron]
+        axes.stairs(trace, edges, baseline=None, color=shade, label=f"neuron {neuron}")
         axes.axhline(thresholds[neuron], color=shade, lw=0.8, ls="--")
-        spike = levels[depth + 1][neuron]
-        axes.plot(spike, voltages[neuron][spike], "o", color=shade)
-    axes.set_xlabel("step (dot: spike; dashed: threshold)")
+        # Potentials that leak may be back below the threshold when the spike is sent.
+        crossed = np.flatnonzero(trace > thresholds[neuron])[:1]
+        axes.plot(crossed + 0.5, trace[crossed], "o", color=shade)
+    after = "at once" if layer.delay == 0 else "a step later"
+    axes.set_xlabel(f"step (dashed: threshold; dot: crossed, spikes {after})")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("potential")
     axes.legend(fontsize=8)
     return figure
@@ -177,9 +185,55 @@ def perturbation_spaces(num_inputs: int, budget: int, most_steps: int) -> Figure
     axes.semilogy(clock, [float(size) for size in rate], label="rate code, exact")
     axes.axhline(float(temporal), color="C1", label="spike times, exact")
     axes.axhline(estimate, color="C1", ls="--", label="spike times, published estimate")
+    for size, color in ((temporal, "C1"), (estimate, "0.5")):
+        larger = [int(t) for t, count in zip(clock, rate, strict=True) if count > size]
+        if larger:
+            axes.axvline(larger[0], color=color, lw=0.8, ls=":", zorder=0)
+            axes.annotate(
+                f"rate larger from T = {larger[0]}",
+                (larger[0], float(size)),
+                xytext=(6, -11),
+                textcoords="offset points",
+                fontsize=8,
+            )
     axes.set_xlabel("number of steps T")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("inputs within the budget")
     axes.set_title(f"{num_inputs} inputs, budget {budget}", fontsize=10)
+    axes.set_ylim(bottom=0.4 * float(temporal))
+    axes.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def perturbation_crossings(num_inputs: int, fractions: Sequence[float]) -> Figure:
+    """Draws from how many steps on a rate code has the larger space, by budget.
+
+    Args:
+      num_inputs: `n` of the exact counts.
+      fractions: budgets as fractions of the `n T` places, each in `(0, 1]`.
+
+    >>> figure = perturbation_crossings(num_inputs=20, fractions=[0.01, 0.1, 1.0])
+    """
+    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    exact = [search_space.crossing(num_inputs, f, _MOST_STEPS) for f in fractions]
+    estimate = [search_space.crossing_estimate(f, _MOST_STEPS) for f in fractions]
+    axes.plot(
+        fractions,
+        np.array(estimate, float),
+        "s--",
+        color="C1",
+        label="published estimates",
+    )
+    label = f"counted exactly, n = {num_inputs}"
+    axes.plot(fractions, np.array(exact, float), "o-", color="C0", label=label)
+    axes.axhline(np.e**2, color="0.7", lw=0.8, zorder=0)
+    axes.text(max(fractions), np.e**2 + 0.1, "$e^2$", color="0.5", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_ylim(1.5, 9.5)
+    axes.set_xlabel("budget as a share of all places of the spike trains")
+    axes.set_ylabel("number of steps T")
+    axes.set_title("From here on the rate code has the larger space", fontsize=10)
     axes.legend(fontsize=8)
     return figure
 

@@ -2,6 +2,13 @@
 
 Exact numbers, as Python integers of any size, beside the estimates of arXiv 2408.10900
 that compare a temporal with a rate code. NumPy alone.
+
+Where does the rate space become the larger one, if the budget is a fraction of the
+`n T` places of the spike trains? By the estimates, for small fractions, from `T = 8` on
+(above `e^2`, about 7.4). Counted exactly, from `T = 3` on: there are about
+`(n T)^k / k!` ways to flip `k` spikes, and `(2 n)^k / k!` ways to move `k` spike times
+by a step, so that two steps are even and three are not. Only with budgets of about half
+of all places or more does the crossing come later, at 4 and at last 5.
 """
 
 import math
@@ -159,6 +166,36 @@ def crossing(num_inputs: int, fraction: float, most_steps: int = 256) -> int | N
         budget = math.ceil(fraction * num_inputs * num_steps)
         rate = rate_hamming(num_inputs, num_steps, budget)
         if rate <= temporal_l1(num_inputs, budget):
+            break
+        found = num_steps
+    return found
+
+
+def crossing_estimate(fraction: float, most_steps: int = 256) -> int | None:
+    """Returns from how many steps on the rate space is larger by the paper's estimates.
+
+    Their ratio is `(T^(f T) / (1 + 2 f T))^n` for a budget of `f n T`, so that the
+    crossing is the same for all sizes.
+
+    Args:
+      fraction: `f`, in `(0, 1]`.
+      most_steps: where to stop looking.
+
+    Returns:
+      As `crossing`.
+
+    Raises:
+      ValueError: a fraction outside `(0, 1]`.
+
+    >>> crossing_estimate(0.001), crossing(100, 0.001, most_steps=12)
+    (8, 3)
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"{fraction=} must lie in (0, 1]")
+    found = None
+    for num_steps in range(most_steps, 1, -1):
+        budget = fraction * num_steps
+        if budget * math.log(num_steps) <= math.log1p(2 * budget):
             break
         found = num_steps
     return found

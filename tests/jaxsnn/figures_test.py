@@ -31,8 +31,19 @@ def test_potential_traces_draw_the_potentials():
     axes = figures.potential_traces(NETWORK, INPUTS, depth=2, neurons=[0, 2]).axes[0]
     levels = replay.spike_steps(NETWORK, INPUTS)
     voltages = replay.potentials(NETWORK.layers[2], levels[2], 8)
-    traces = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 8]
+    traces = [patch.get_data().values for patch in axes.patches]
     assert np.array_equal(traces, voltages[[0, 2]])
+
+
+def test_potential_traces_mark_crossings_also_where_potentials_leak():
+    layer = Dense(np.array([[9], [1]]), np.array([40, 40]), response=(2, 9, 1, 0))
+    network = IntegerNetwork((layer,), num_steps=7)
+    axes = figures.potential_traces(network, np.array([1]), 0, [0, 1]).axes[0]
+    # The first is over its threshold in step 2 alone, the second never.
+    dots = [
+        line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"
+    ]
+    assert dots == [[[2.5, 81.0]], []]
 
 
 def test_changed_pixels_are_framed():

@@ -69,6 +69,44 @@ def test_crossing_is_where_the_exact_sizes_cross(fraction):
     assert found == 2 or not rate_is_larger(found - 1)
 
 
+def lattice_points(num_inputs, budget):
+    """The L1 ball by a recurrence: a point, or one nearer along the last axis."""
+    row = [1] * (budget + 1)
+    for _ in range(num_inputs):
+        new = [1]
+        for size in range(1, budget + 1):
+            new.append(row[size] + row[size - 1] + new[size - 1])
+        row = new
+    return row[budget]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "exact", "estimate"),
+    [(0.001, 3, 8), (0.05, 3, 6), (0.2, 3, 4), (0.5, 4, 3), (1.0, 5, 3)],
+)
+def test_crossings_of_exact_counts_and_of_estimates(fraction, exact, estimate):
+    assert search_space.crossing(100, fraction, most_steps=12) == exact
+    assert search_space.crossing_estimate(fraction) == estimate
+
+    def rate_is_larger(num_steps):
+        budget = math.ceil(fraction * 100 * num_steps)
+        places = 100 * num_steps
+        rate = sum(math.comb(places, k) for k in range(budget + 1))
+        return rate > lattice_points(100, budget)
+
+    assert rate_is_larger(exact)
+    assert not rate_is_larger(exact - 1)
+
+    def estimated(num_steps):
+        budget = fraction * 10**4 * num_steps
+        return search_space.log_rate_estimate(
+            10**4, num_steps, int(budget)
+        ) > search_space.log_temporal_estimate(10**4, int(budget))
+
+    assert estimated(estimate)
+    assert not estimated(estimate - 1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -77,6 +115,7 @@ def test_crossing_is_where_the_exact_sizes_cross(fraction):
         (lambda: search_space.temporal_linf_within([0], 5, -1), "radius=-1"),
         (lambda: search_space.rate_hamming(-1, 5, 1), "num_inputs=-1"),
         (lambda: search_space.crossing(3, 0.0), "fraction=0.0"),
+        (lambda: search_space.crossing_estimate(1.5), "fraction=1.5"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
