@@ -119,12 +119,14 @@ class LinearOperation:
             operation then is the map. A normalisation behind it takes its statistics
             from the spread, so that training sees the same.
         rectified: whether a ReLU follows the sum, so that negative totals are all one.
+        has_bias: whether it can add a constant; without, the bias of its map is zero.
     """
 
     observe: Callable[[Variables, Any, int], Observed]
     read: Callable[[Variables], LinearMap]
     write: Callable[[Variables, LinearMap, Spread], Variables]
     rectified: bool = False
+    has_bias: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -333,9 +333,10 @@ def _fit(
     kept = []
     for carry, total in zip(carries, totals, strict=True):
         seen, shortcut = _observe(operation, variables, carry, options.positions)
-        added = least_squares.batch_moments(
-            seen.features, total - shortcut, seen.counted
-        )
+        rows = (seen.features, total - shortcut, seen.counted)
+        if not operation.has_bias:
+            rows = _mirrored(*rows)
+        added = least_squares.batch_moments(*rows)
         moments = least_squares.merge_moments(moments, added)
         if operation.rectified:
             kept.append(jax.device_get((seen.features, shortcut, total, seen.counted)))
@@ -355,6 +356,15 @@ def _fit(
         jnp.float32(moments.mean_x @ kernel), jnp.float32(np.maximum(variance, 0.0))
     )
     return operation.write(variables, linear_map, spread), left
+
+
+def _mirrored(x: Array, y: Array, counted: Array) -> tuple[Array, Array, Array]:
+    """Returns samples and their negatives, whose means, and so the bias, are zero."""
+    return (
+        jnp.concatenate([x, -x]),
+        jnp.concatenate([y, -y]),
+        jnp.concatenate([counted, counted]),
+    )
 
 
 def _beyond(before: Array, after: Array) -> Array:

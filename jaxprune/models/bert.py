@@ -15,8 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxprune import prunable
-from jaxprune.models import blocks, encoder, huggingface, weights
+from jaxprune import least_squares, prunable
+from jaxprune.least_squares import LinearMap
+from jaxprune.models import blocks, encoder, huggingface, transformer_refit, weights
 from jaxprune.models.text import Text, token_mask
 
 Array = jax.Array
@@ -117,8 +118,9 @@ class Block(nn.Module):
         config = self.config
         y = encoder.SelfAttention(config.num_heads, name="attention")(x, mask)
         x = encoder.layer_norm(config.norm_epsilon, "attention_norm")(x + y)
-        y = encoder.Mlp(config.intermediate_size, config.activation, name="mlp")(x)
-        x = encoder.layer_norm(config.norm_epsilon, "mlp_norm")(x + y)
+        x = x + encoder.Mlp(config.intermediate_size, config.activation, name="mlp")(x)
+        encoder.tell(self, "total", x)
+        x = encoder.layer_norm(config.norm_epsilon, "mlp_norm")(x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
 
@@ -152,6 +154,7 @@ class Bert(nn.Module):
             + positions(jnp.arange(length))[None]
         )
         x = encoder.layer_norm(config.norm_epsilon, "embeddings_norm")(x)
+        encoder.tell(self, "entered", (x, mask))
         x = blocks.run(
             lambda **options: Block(config, **options),
             config.num_layers,
@@ -196,14 +199,37 @@ def prunable_bert(
         scan: keep the parameters of all blocks stacked; see `jaxprune.models.blocks`.
     """
     structure = structure or blocks.full_structure(config.num_layers)
-    token = jnp.ones((1, 1), jnp.int32)
+    smaller = pruned_config(config, structure)
+    module, token = Bert(smaller, scan), jnp.ones((1, 1), jnp.int32)
     return blocks.prunable_blocks(
-        Bert(pruned_config(config, structure), scan),
+        module,
         structure,
         lambda new: prunable_bert(config, new, scan=scan),
         Text(token, token),
         scan=scan,
+        refit=_refit(module),
     )
+
+
+def _refit(module: Bert) -> prunable.Refit:
+    config = module.config
+    alike = dataclasses.replace(config, num_layers=1, adapters=())
+    return transformer_refit.refit(
+        module,
+        tuple(Block(alike, i in config.adapters) for i in range(config.num_layers)),
+        ("mlp", "output"),
+        _counted,
+        norm="mlp_norm",
+        classify=_pooled if config.head is Head.CLASSIFICATION else None,
+    )
+
+
+def _counted(entered: tuple[Array, Array]) -> Array:
+    return entered[1]
+
+
+def _pooled(params: Any, x: Array) -> Array:
+    return jnp.tanh(least_squares.apply(LinearMap(**params["pooler"]), x[:, 0]))
 
 
 def head_variables(variables: Mapping[str, Any]) -> dict[str, Any]:

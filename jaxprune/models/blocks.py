@@ -126,6 +126,7 @@ def prunable_blocks(
     example: Any,
     *,
     scan: bool,
+    refit: prunable.Refit,
 ) -> prunable.Prunable:
     """Returns a module with one run of blocks as the pruner sees it.
 
@@ -135,6 +136,7 @@ def prunable_blocks(
         build: from a structure, the model that has it.
         example: a batch, for shapes.
         scan: whether the blocks are scanned. They cannot hold linear maps then.
+        refit: how blocks are fitted anew.
     """
     depth = len(structure.kept[STACK])
     if scan:
@@ -150,6 +152,7 @@ def prunable_blocks(
         apply=module.apply,
         activations={STACK: activations_fn},
         attach=None if scan else attach,
+        refit={STACK: refit},
     )
 
 

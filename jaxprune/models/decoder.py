@@ -20,7 +20,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import prunable
-from jaxprune.models import blocks, encoder, huggingface, rotary, weights
+from jaxprune.models import (
+    blocks,
+    encoder,
+    huggingface,
+    rotary,
+    transformer_refit,
+    weights,
+)
 from jaxprune.models.text import Text
 
 Array = jax.Array
@@ -213,7 +220,9 @@ class Block(nn.Module):
         y = encoder.ACTIVATIONS[config.activation](gate) * linear(
             config.intermediate_size, "up"
         )(y)
+        encoder.tell(self, "features", y)
         x = x + linear(config.hidden_size, "down")(y)
+        encoder.tell(self, "total", x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
 
@@ -254,6 +263,7 @@ class Decoder(nn.Module):
         x = embed(text.token_ids)
         if config.scale_embeddings:
             x = x * jnp.sqrt(jnp.asarray(config.hidden_size, x.dtype))
+        encoder.tell(self, "entered", (x, positions, mask, write_at))
         x = blocks.run(
             lambda **options: Block(config, **options),
             config.num_layers,
@@ -297,14 +307,33 @@ def prunable_decoder(
         scan: keep the parameters of all blocks stacked; see `jaxprune.models.blocks`.
     """
     structure = structure or blocks.full_structure(config.num_layers)
+    module = Decoder(pruned_config(config, structure), scan)
     token = jnp.ones((1, 1), jnp.int32)
     return blocks.prunable_blocks(
-        Decoder(pruned_config(config, structure), scan),
+        module,
         structure,
         lambda new: prunable_decoder(config, new, scan=scan),
         Text(token, token),
         scan=scan,
+        refit=_refit(module),
     )
+
+
+def _refit(module: Decoder) -> prunable.Refit:
+    config = module.config
+    alike = dataclasses.replace(config, num_layers=1, adapters=())
+    return transformer_refit.refit(
+        module,
+        tuple(Block(alike, i in config.adapters) for i in range(config.num_layers)),
+        ("down",),
+        _counted,
+        has_bias=config.mlp_bias,
+    )
+
+
+def _counted(entered: tuple[Array, Array, Array, None]) -> Array:
+    # A token that counts attends to itself.
+    return jnp.diagonal(entered[2], axis1=1, axis2=2)
 
 
 def config_from_hf(config: huggingface.JsonObject) -> DecoderConfig:

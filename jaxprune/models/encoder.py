@@ -2,11 +2,15 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 Array = jax.Array
+
+# Collection of what modules tell about themselves, see `transformer_refit`.
+TOLD = "told"
 
 # Named as in published configurations.
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -16,6 +20,12 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
+
+
+def tell(module: nn.Module, name: str, value: Any) -> None:
+    """Lets a value be seen by those who ask for `TOLD`; others pay nothing for it."""
+    if not module.is_initializing():
+        module.sow(TOLD, name, value)
 
 
 def check_sizes(
@@ -36,7 +46,7 @@ def check_sizes(
         raise ValueError(f"activation={activation!r} is none of {known}")
 
 
-def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
+def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
     """Returns a LayerNorm whose variance is that of the centred values."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
@@ -78,4 +88,5 @@ class Mlp(nn.Module):
         """Maps `[B, S, D]` to the same."""
         y = nn.Dense(self.intermediate_size, name="hidden")(x)
         y = ACTIVATIONS[self.activation](y)
+        tell(self, "features", y)
         return nn.Dense(x.shape[-1], name="output")(y)

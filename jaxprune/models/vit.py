@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import prunable
-from jaxprune.models import blocks, encoder, huggingface, weights
+from jaxprune.models import blocks, encoder, huggingface, transformer_refit, weights
 
 Array = jax.Array
 STACK = blocks.STACK
@@ -100,6 +100,7 @@ class Block(nn.Module):
         x = x + attention(y)
         y = encoder.layer_norm(config.norm_epsilon, "mlp_norm")(x)
         x = x + encoder.Mlp(config.intermediate_size, config.activation, name="mlp")(y)
+        encoder.tell(self, "total", x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
 
@@ -131,6 +132,7 @@ class ViT(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, width)), x], axis=1)
         shape = (1, x.shape[1], width)
         x = x + self.param("position_embeddings", nn.initializers.normal(0.02), shape)
+        encoder.tell(self, "entered", (x,))
         x = blocks.run(
             lambda **options: Block(config, **options),
             config.num_layers,
@@ -165,13 +167,36 @@ def prunable_vit(
         scan: keep the parameters of all blocks stacked; see `jaxprune.models.blocks`.
     """
     structure = structure or blocks.full_structure(config.num_layers)
+    module = ViT(pruned_config(config, structure), scan)
     return blocks.prunable_blocks(
-        ViT(pruned_config(config, structure), scan),
+        module,
         structure,
         lambda new: prunable_vit(config, new, scan=scan),
         jnp.zeros((1, *config.image_shape)),
         scan=scan,
+        refit=_refit(module),
     )
+
+
+def _refit(module: ViT) -> prunable.Refit:
+    config = module.config
+    alike = dataclasses.replace(config, num_layers=1, adapters=())
+
+    def classify(params: Any, x: Array) -> Array:
+        norm = encoder.layer_norm(config.norm_epsilon)
+        return jnp.asarray(norm.apply({"params": params["norm"]}, x[:, 0]))
+
+    return transformer_refit.refit(
+        module,
+        tuple(Block(alike, i in config.adapters) for i in range(config.num_layers)),
+        ("mlp", "output"),
+        _counted,
+        classify=classify,
+    )
+
+
+def _counted(entered: tuple[Array]) -> None:
+    del entered  # there is no padding among patches
 
 
 def head_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
