@@ -9,6 +9,7 @@ import collections
 import enum
 import multiprocessing
 import multiprocessing.connection
+import os
 import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
@@ -19,6 +20,16 @@ _WAIT_SECONDS = 0.5
 
 # What a solver may overrun its own limit by before its process is killed.
 GRACE_SECONDS = 5.0
+
+
+# Address space that the interpreter and every solver find enough of.
+_LEAST_MEMORY_BYTES = 4 * 2**30
+
+
+def fair_memory(num_workers: int) -> int:
+    """Returns the bytes that each of so many processes may use on this machine."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(total // max(num_workers, 1), _LEAST_MEMORY_BYTES)
 
 
 class Kind(enum.Enum):
@@ -38,6 +49,15 @@ class Event(NamedTuple):
     value: Any = None
 
 
+class _Task(NamedTuple):
+    """What a process is to do."""
+
+    name: Hashable
+    function: Callable
+    arguments: tuple
+    kill_at: float | None
+
+
 class _Worker:
     """One process and what it works on."""
 
@@ -53,6 +73,12 @@ class _Worker:
         self.task: Hashable = None
         self.busy = False
         self.deadline = 0.0
+        self.kill_at: float | None = None
+
+    def extend(self, limit_seconds: float) -> None:
+        """Sets when the process is killed unless it is heard of before."""
+        latest = time.monotonic() + limit_seconds
+        self.deadline = latest if self.kill_at is None else self.kill_at
 
     def kill(self) -> None:
         self.process.kill()
@@ -88,11 +114,9 @@ class Pool:
         """
         self._network = network
         self._num_workers = num_workers
-        self._limit = limit_seconds
+        self.limit_seconds = limit_seconds
         self._memory = memory_bytes
-        self._queue: collections.deque[tuple[Hashable, Callable, tuple]] = (
-            collections.deque()
-        )
+        self._queue: collections.deque[_Task] = collections.deque()
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Pool":
@@ -102,8 +126,18 @@ class Pool:
         for worker in self._workers:
             worker.kill()
 
+    @property
+    def num_idle(self) -> int:
+        """How many more tasks could begin at once."""
+        busy = sum(worker.busy for worker in self._workers)
+        return self._num_workers - busy - len(self._queue)
+
     def submit(
-        self, task: Hashable, function: Callable[..., Iterator[Any]], *arguments: Any
+        self,
+        task: Hashable,
+        function: Callable[..., Iterator[Any]],
+        *arguments: Any,
+        kill_at: float | None = None,
     ) -> None:
         """Queues `function(network, *arguments)`, whose items become events.
 
@@ -111,9 +145,18 @@ class Pool:
           task: names the task in its events.
           function: a generator function of an importable module.
           arguments: what it takes after the network; pickled.
+          kill_at: when the task's process is killed, by `time.monotonic`; by default
+            it is when no item came within the pool's limit.
         """
-        self._queue.append((task, function, arguments))
+        self._queue.append(_Task(task, function, arguments, kill_at))
         self._dispatch()
+
+    def cancel(self, task: Hashable) -> None:
+        """Forgets a task, killing its process if it has begun; no event follows."""
+        for worker in list(self._workers):
+            if worker.busy and worker.task == task:
+                self._replace(worker)
+        self._queue = collections.deque(t for t in self._queue if t.name != task)
 
     def events(self, wait: bool = False) -> Iterator[Event]:
         """Yields what has happened; with `wait` until nothing is left to do.
@@ -130,6 +173,8 @@ class Pool:
                 [worker.connection for worker in busy], timeout
             )
             for worker in busy:
+                if worker not in self._workers:  # cancelled meanwhile
+                    continue
                 if worker.connection in ready:
                     yield self._receive(worker)
                 elif time.monotonic() > worker.deadline:
@@ -146,11 +191,11 @@ class Pool:
                     return
                 idle = _Worker(self._network, self._memory)
                 self._workers.append(idle)
-            idle.task, function, arguments = self._queue.popleft()
-            idle.connection.send((function, arguments))
-            idle.busy = True
+            task = self._queue.popleft()
+            idle.connection.send((task.function, task.arguments))
+            idle.task, idle.kill_at, idle.busy = task.name, task.kill_at, True
             # A new process first imports its solvers.
-            idle.deadline = time.monotonic() + self._limit
+            idle.extend(self.limit_seconds)
 
     def _receive(self, worker: _Worker) -> Event:
         try:
@@ -161,7 +206,7 @@ class Pool:
             self._replace(worker)
             reason = f"the solver's process ended with code {code}"
             return Event(worker.task, Kind.FAILED, reason)
-        worker.deadline = time.monotonic() + self._limit
+        worker.extend(self.limit_seconds)
         if kind is not Kind.ITEM:
             worker.busy = False
         return Event(worker.task, kind, value)

@@ -16,10 +16,10 @@ import numpy as np
 
 from jaxsnn import simulate
 from jaxsnn.sat import backends, replay
+from jaxsnn.sat.portfolio import Portfolio
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.solve import solve_each
 from jaxsnn.sat.spec import IntegerNetwork
-from jaxsnn.sat.workers import GRACE_SECONDS, Event, Kind, Pool
 from jaxsnn.verify import attack, bounds, general, quotient
 
 STAGES = (Stage.BOUNDS, Stage.ATTACK, Stage.SOLVE)
@@ -316,17 +316,25 @@ class _Solvers:
     def __init__(self, network: IntegerNetwork, config: CascadeConfig) -> None:
         self.network = network
         self.config = config
-        # Solvers look at the clock between steps; what overruns even so is killed.
-        limit = config.seconds + GRACE_SECONDS
-        self.pool = Pool(network, config.workers, limit, config.memory_bytes)
-        self.pending: dict[int, tuple[Sequence[Query], list[int], dict]] = {}
+        self.portfolio = None
+        if config.workers:
+            self.portfolio = Portfolio(
+                network,
+                config.backends,
+                config.seconds,
+                config.workers,
+                config.memory_bytes,
+            )
+        # For each sample the queries that were left, and the seconds spent on all.
+        self.left: dict[int, tuple[list[int], dict[int, Result]]] = {}
         self.done: list[Decision] = []
 
     def __enter__(self) -> "_Solvers":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.pool.__exit__(*exception)
+        if self.portfolio is not None:
+            self.portfolio.__exit__(*exception)
 
     def submit(
         self,
@@ -337,44 +345,28 @@ class _Solvers:
     ) -> None:
         """Begins to decide the queries `left` of a sample."""
         wanted = [queries[index] for index in left]
-        self.pending[sample] = (queries, list(left), found)
-        work = (wanted, self.config.seconds, self.config.backends)
-        if self.config.workers:
-            self.pool.submit(sample, solve_each, *work)
-        else:
-            for result in solve_each(self.network, *work):
-                self._record(sample, result)
+        self.left[sample] = (left, found)
+        if self.portfolio is not None:
+            self.portfolio.submit(sample, wanted)
+            return
+        results = solve_each(
+            self.network, wanted, self.config.seconds, self.config.backends
+        )
+        for position, result in enumerate(results):
+            self.done.append(self._decision(sample, position, result))
 
-    def _record(self, sample: int, result: Result) -> None:
-        """Notes the result of the next query of a sample."""
-        _, left, found = self.pending[sample]
-        index = left.pop(0)
+    def _decision(self, sample: int, position: int, result: Result) -> Decision:
+        """A result, its time in the stages before included."""
+        left, found = self.left[sample]
+        index = left[position]
         seconds = result.seconds + found[index].seconds
-        result = dataclasses.replace(result, seconds=seconds)
-        self.done.append(Decision(sample, index, result))
-
-    def _handle(self, event: Event) -> None:
-        assert isinstance(event.task, int)
-        queries, left, found = self.pending[event.task]
-        if event.kind is Kind.ITEM:
-            self._record(event.task, event.value)
-        elif event.kind is Kind.STALLED:
-            self._record(
-                event.task, Result(Verdict.TIMEOUT, seconds=self.config.seconds)
-            )
-            if left:
-                self.submit(event.task, queries, left, found)
-        elif event.kind is Kind.FAILED:
-            while left:
-                self._record(event.task, Result(Verdict.ERROR, message=event.value))
+        return Decision(sample, index, dataclasses.replace(result, seconds=seconds))
 
     def finished(self, wait: bool = False) -> Iterator[Decision]:
         """Yields what has been decided; with `wait` all that is pending."""
-        yield from self._flush()
-        for event in self.pool.events(wait):
-            self._handle(event)
-            yield from self._flush()
-
-    def _flush(self) -> Iterator[Decision]:
         done, self.done = self.done, []
         yield from done
+        if self.portfolio is not None:
+            for sample, position, result in self.portfolio.finished(wait):
+                assert isinstance(sample, int)
+                yield self._decision(sample, position, result)
