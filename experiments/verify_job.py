@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import data, progress, results, run_state, text_table
 from experiments.verify_query import Asked
+from jaxsnn.sat import workers
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.radius import Family
 from jaxsnn.sat.requirement import Alike, Monotone
@@ -183,6 +184,7 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
         backends=job.backends,
         seconds=job.seconds,
         workers=job.workers,
+        memory_bytes=workers.fair_memory(job.workers),
         batch_size=min(16, max(1, len(todo))),
     )
     asked = [make_queries(job, inputs, position) for position in todo]

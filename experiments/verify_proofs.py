@@ -70,7 +70,9 @@ class Prover:
         self._target = _Target(directory, file, other_file, seconds)
         # Solvers may overrun, encodings take time, and logs are written.
         limit = 1.5 * len(proof.REFUTERS) * seconds + 30.0
-        self._pool = workers.Pool(network, num_workers, limit)
+        self._pool = workers.Pool(
+            network, num_workers, limit, workers.fair_memory(num_workers)
+        )
         self._records: dict[Hashable, Record] = {}
 
     def __enter__(self) -> Self:

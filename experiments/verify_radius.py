@@ -32,7 +32,11 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     names = job.backends or backends.portfolio()
     limit = job.seconds + workers.GRACE_SECONDS
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(workers.Pool(job.network, job.workers, limit))
+        pool = stack.enter_context(
+            workers.Pool(
+                job.network, job.workers, limit, workers.fair_memory(job.workers)
+            )
+        )
         prover = None
         if job.proof_dir is not None:
             prover = stack.enter_context(
