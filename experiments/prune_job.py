@@ -151,7 +151,10 @@ class _Run:
             prune_images.augmentation(job.dataset),
         )
         self._heal = functools.partial(
-            prune_repair.without_gradients, job.heal, self._calibration
+            prune_repair.without_gradients,
+            job.heal,
+            self._calibration,
+            token_masks=self._task.token_masks,
         )
 
     def functions(self, base_variables: Variables) -> mpruner.Functions:

@@ -1,12 +1,13 @@
 """Repair of a pruned model, as the flags ask for it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxprune import heal, mpruner, recover, refit
+from jaxprune.batches import MaskFn
 from jaxprune.prunable import Prunable, Variables
 
 
@@ -28,6 +29,8 @@ def without_gradients(
     after: Prunable,
     variables: Variables,
     plans: mpruner.Plans,
+    *,
+    token_masks: Mapping[str, MaskFn],
 ) -> tuple[Prunable, dict[str, Any]]:
     """Repairs in closed form, stack by stack.
 
@@ -41,6 +44,7 @@ def without_gradients(
         after: the model they are missing from.
         variables: of that one.
         plans: what was removed.
+        token_masks: by stack, which tokens of a batch count; all by default.
     """
     variables = dict(variables)
     methods = methods_for(methods, after)
@@ -52,7 +56,10 @@ def without_gradients(
             after, variables, _ = refit.refit(*cut, linear_maps=linear)
             fitted = True
         elif linear:
-            after, variables, _ = heal.fit_linear_maps(*cut, reestimate=reestimate)
+            mask_fn = token_masks.get(plan.stack)
+            after, variables, _ = heal.fit_linear_maps(
+                *cut, reestimate=reestimate, mask_fn=mask_fn
+            )
             fitted = True
     if reestimate and not fitted:
         variables = heal.reestimate_batch_norm(after, variables, calibration)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxprune import least_squares
 from jaxprune import plan as plan_lib
+from jaxprune.batches import MaskFn
 from jaxprune.least_squares import LinearMap
 from jaxprune.prunable import Prunable, Variables
 from jaxprune.samples import at_positions
@@ -97,6 +98,7 @@ def fit_linear_maps(
     ridge: float = 1e-4,
     positions: int = 16,
     reestimate: bool = True,
+    mask_fn: MaskFn | None = None,
 ) -> tuple[Prunable, dict[str, Any], tuple[FittedMap, ...]]:
     """Puts an affine map in the place of each removed span, first to last.
 
@@ -123,6 +125,8 @@ def fit_linear_maps(
             nearly the same.
         reestimate: re-estimate BatchNorm at the end; without it, the maps are fitted to
             the network as its old statistics normalise it.
+        mask_fn: `inputs -> [n, t]` boolean, False for tokens that are not to be fitted
+            (padding); all are if None.
 
     Returns:
         The model that holds the maps, its variables, and how well each map fits.
@@ -164,12 +168,13 @@ def fit_linear_maps(
         return [at_positions(outputs[block], positions) for block in places]
 
     wanted = [jax.device_get(of_base(base_variables, inputs)) for inputs in batches]
+    counted = [_counted(mask_fn, inputs, positions) for inputs in batches]
     fitted = []
     for index, place in enumerate(places):
         moments: least_squares.Moments | None = None
-        for inputs, y in zip(batches, wanted, strict=True):
+        for inputs, y, rows in zip(batches, wanted, counted, strict=True):
             x = jax.device_get(of_pruned(variables, inputs)[index])
-            added = least_squares.batch_moments(x, y[index])
+            added = least_squares.batch_moments(x, y[index], rows)
             moments = least_squares.merge_moments(moments, added)
         assert moments is not None
         linear_map, unexplained = least_squares.solve_ridge(moments, ridge)
@@ -178,3 +183,10 @@ def fit_linear_maps(
     if reestimate:
         variables = reestimate_batch_norm(model, variables, batches)
     return model, variables, tuple(fitted)
+
+
+def _counted(mask_fn: MaskFn | None, inputs: Any, positions: int) -> Array | None:
+    """Returns which of the sampled positions count, None if all do."""
+    if mask_fn is None:
+        return None
+    return at_positions(jnp.asarray(mask_fn(inputs))[..., None], positions)[:, 0]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import least_squares, plan, prunable, refit
+from jaxprune import heal, least_squares, plan, prunable, refit
 from jaxprune.models import bert, blocks, decoder, text, vit
 from jaxprune.prunable import Spread
 from tests.jaxprune import naive
@@ -179,3 +179,18 @@ def test_scanned_blocks_are_fitted_like_listed_ones():
         jax.tree.leaves(blocks.stack(listed)), jax.tree.leaves(stacked), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_linear_maps_are_not_fitted_to_padding():
+    model, inputs = MODELS["bert"]
+    variables = drawn(model)
+    made = plan.make_plan(model.stack(STACK), [1])
+    smaller, pruned = prunable.prune(model, variables, made)
+    one, other = (
+        heal.fit_linear_maps(
+            model, variables, smaller, pruned, made, [x], mask_fn=text.token_mask
+        )[1]["params"]["block_0"]["adapter"]
+        for x in (inputs, texts(pad_id=17))
+    )
+    np.testing.assert_allclose(one["kernel"], other["kernel"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(one["bias"], other["bias"], rtol=1e-3, atol=1e-3)
