@@ -24,8 +24,8 @@ import numpy as np
 from jaxsnn.sat.response import STEP, Response, by_age, canonical, peak
 
 # The mean of the initial weights is such that the potential of a neuron all of whose
-# inputs have spiked is this many thresholds, and their spread such that its standard
-# deviation is as many.
+# inputs have spiked is this many thresholds (on average over time, if it leaks), and
+# their spread such that its standard deviation is as many.
 _INITIAL_MEAN = 3.0
 _INITIAL_SPREAD = 1.0
 
@@ -257,11 +257,19 @@ def init(key: jax.Array, config: NetworkConfig) -> Params:
         for layer_key, layer in zip(keys, config.layers, strict=True)
         if not isinstance(layer, EarliestPool2D)
     ]
-    for layer_key, fan in zip(with_weights, config.weight_shapes, strict=True):
+    for layer_key, layer, fan in zip(
+        with_weights, config.neuron_layers, config.weight_shapes, strict=True
+    ):
         noise = jax.random.normal(layer_key, fan) / math.sqrt(fan[1])
-        mean = _INITIAL_MEAN / fan[1]
+        mean = _INITIAL_MEAN / fan[1] / _mean_response(layer, config.num_steps)
         weights.append(config.threshold * (mean + _INITIAL_SPREAD * noise))
     return Params(tuple(weights))
+
+
+def _mean_response(layer: Dense | Conv2D, num_steps: int) -> float:
+    """Share of its weight that a spike contributes on average, 1 for a step."""
+    values = by_age(layer.response, num_steps)[num_steps:]
+    return max(float(values.mean()) / peak(layer.response), 1 / num_steps)
 
 
 def apply(config: NetworkConfig, params: Params, steps: jax.Array) -> list[jax.Array]:

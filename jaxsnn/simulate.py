@@ -131,7 +131,7 @@ def weighted_sums(layer: Layer, weights: Weights, values: jax.Array) -> jax.Arra
         images = values.reshape((len(values), *layer.input_shape))
         sums = jax.lax.reduce_window(
             images,
-            jnp.float32(0),
+            np.float32(0),  # concrete, or it has no derivative
             jax.lax.add,
             (1, *layer.window, 1),
             (1, *layer.strides, 1),

@@ -157,3 +157,21 @@ def test_wrong_inputs_are_named():
         IntegerNetwork((*network.layers, *network.layers), 4)
     with pytest.raises(ValueError, match="integers"):
         Dense(np.ones((2, 3)), np.zeros(2, int))
+
+
+def test_potentials_of_every_layer_have_a_derivative_under_jit():
+    conv = Conv2D(np.ones((2, 2, 1, 2), int), np.ones(2, int), (3, 3, 1))
+    pool = EarliestPool2D(conv.output_shape, window=(2, 1), strides=(1, 1))
+    dense = Dense(np.ones((2, 4), int), np.ones(2, int), (2, 1))
+    network = IntegerNetwork((conv, pool, dense), num_steps=4)
+    weights = simulate.device_weights(network)
+    for layer, arrays in zip(network.layers, weights, strict=True):
+        total = jax.jit(
+            jax.grad(
+                lambda spikes, layer=layer, arrays=arrays: simulate.potentials(
+                    layer, arrays, spikes
+                ).sum()
+            )
+        )
+        gradient = total(jnp.ones((4, layer.num_inputs)))
+        assert (gradient > 0).any()
