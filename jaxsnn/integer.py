@@ -170,7 +170,7 @@ def load(
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
         raise ValueError(f"{name}: not a readable .npz of arrays ({error})") from None
     try:
         if "spec" in arrays:
@@ -212,6 +212,9 @@ def _describe(layer: Layer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerNetwork:
     spec = json.loads(str(arrays["spec"]))
+    wanted = {"schema", "num_steps", "scale", "layers"}
+    if not isinstance(spec, dict) or not wanted <= set(spec):
+        raise ValueError(f"its spec is no network; it must name {sorted(wanted)}")
     if spec["schema"] > SCHEMA_VERSION:
         raise ValueError(
             f"schema {spec['schema']} is newer than {SCHEMA_VERSION}; update jaxsnn"

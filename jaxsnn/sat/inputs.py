@@ -5,6 +5,7 @@ from collections.abc import Iterator, Set
 
 import numpy as np
 
+from jaxsnn.sat import intervals
 from jaxsnn.sat.budget import Budget, Flip
 from jaxsnn.sat.pseudo_boolean import FALSE, TRUE, Problem
 from jaxsnn.sat.query import Query
@@ -165,6 +166,8 @@ def _budget(query: Query) -> Budget | None:
     limits = (query.max_total_shift, query.max_changed)
     limit = next((limit for limit in limits if limit is not None), None)
     if limit is None or query.max_dropped or query.max_inserted:
+        return None
+    if limit > intervals.MAX_EXACT_BUDGET:  # nearly nothing would be out of reach
         return None
     return Budget(limit, {})
 

@@ -15,6 +15,9 @@ from jaxsnn.sat.query import Query
 from jaxsnn.sat.requirement import Alike, Latency, Monotone, Tie
 from jaxsnn.sat.spec import IntegerNetwork, Layer
 
+# The largest total shift within which the best moves are found exactly.
+MAX_EXACT_BUDGET = 64
+
 
 class Interval(NamedTuple):
     """Spike steps of one level."""
@@ -151,6 +154,8 @@ def input_potentials(
     if not (budgeted or failing):
         return lowest, highest
     if not synapses.instant:
+        if max(query.max_total_shift or 0, query.max_changed or 0) > MAX_EXACT_BUDGET:
+            return lowest, highest
         least, most = contributions.within_budget(layer, query, num_steps)
         return np.maximum(lowest, least), np.minimum(highest, most)
     clean = _accumulate(
@@ -218,7 +223,14 @@ def _failure_gain(
 
 
 def _best_gain(gains: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
-    """Solves one 0/1 knapsack a row: `[N, K]` gains, `[K]` costs of at least 1."""
+    """Solves one 0/1 knapsack a row: `[N, K]` gains, `[K]` costs of at least 1.
+
+    Where the budget is large, the last item is cut to fit, which bounds from above.
+    """
+    if budget >= costs.sum():
+        return gains.sum(axis=1)
+    if budget > MAX_EXACT_BUDGET and (costs > 1).any():
+        return _best_gain_with_parts(gains, costs, budget)
     best = np.zeros((budget + 1, len(gains)), np.int64)
     for cost in range(1, budget + 1):
         items = gains[:, costs == cost]
@@ -235,3 +247,18 @@ def _best_gain(gains: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
             improved[spent:] = np.maximum(improved[spent:], candidate)
         best = improved
     return best[budget]
+
+
+def _best_gain_with_parts(
+    gains: np.ndarray, costs: np.ndarray, budget: int
+) -> np.ndarray:
+    """The best gain if one item may be cut to fit: the most valuable steps first."""
+    # Exact enough: ratios of such integers differ by more than floats round.
+    order = np.argsort(-gains / costs, axis=1, kind="stable")
+    ordered = np.take_along_axis(gains, order, axis=1)
+    price = costs[order]
+    left = np.clip(budget - (np.cumsum(price, axis=1) - price), 0, price)
+    whole = left == price
+    return (ordered * whole).sum(axis=1) + ((~whole * ordered * left) // price).sum(
+        axis=1
+    )

@@ -16,6 +16,9 @@ from jaxsnn.sat.query import Query
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from jaxsnn.verify.bounds import Ball
 
+# Beyond every sum of shifts, and far from overflow.
+_MAX_BUDGET = 2**30
+
 # Widths are rounded up to a multiple of this, so that few programs are compiled.
 _WIDTH_STEP = 64
 
@@ -82,7 +85,8 @@ def balls(network: IntegerNetwork, queries: Sequence[Query], kept: Quotient) -> 
         return jnp.asarray(np.where(kept.valid, values, silent), jnp.int32)
 
     def scalar(name: str) -> jnp.ndarray:
-        return jnp.asarray([getattr(query, name) or 0 for query in queries], jnp.int32)
+        values = [getattr(query, name) or 0 for query in queries]
+        return jnp.asarray(np.minimum(values, _MAX_BUDGET), jnp.int32)
 
     return Ball(
         gather("spike_steps"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxsnn.sat import backends, intervals, replay
 from jaxsnn.sat.backends import Status
+from jaxsnn.sat.check import intervals as check_intervals_module
 from jaxsnn.sat.check.intervals import Claim, check_intervals
 from jaxsnn.sat.encode import encode
 from jaxsnn.sat.query import Query, Verdict
@@ -161,3 +162,39 @@ def test_wrong_questions_are_refused():
     longer = IntegerNetwork(network.layers, 9)
     with pytest.raises(ValueError, match="num_steps"):
         encode(network, [Query(steps, steps, steps, 0, requires=Alike(longer))])
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), large=st.integers(1, 3))
+def test_large_budgets_are_relaxed_soundly_and_alike(data, large):
+    network = data.draw(small_networks.networks(max_steps=5))
+    query = data.draw(small_networks.nested_queries(network))[-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "MAX_EXACT_BUDGET", large)
+        patch.setattr(check_intervals_module, "LARGE_BUDGET", large)
+        levels = intervals.propagate(network, query)
+        check_intervals(network, query, [Claim(*level) for level in levels[1:]])
+    for point in small_networks.admissible(query):
+        for level, steps in zip(
+            levels, replay.spike_steps(network, point), strict=True
+        ):
+            assert (level.low <= steps).all()
+            assert (steps <= level.high).all()
+
+
+def test_a_budget_beyond_everything_is_no_limit():
+    rng = np.random.default_rng(1)
+    network = IntegerNetwork((Dense(rng.integers(-3, 5, (3, 5)), np.ones(3, int)),), 9)
+    steps = rng.integers(0, 9, 5)
+    free = Query(steps, steps * 0, steps * 0 + 8, 0)
+    for change in ({"max_total_shift": 10**12}, {"max_changed": 10**12}):
+        limited = dataclasses.replace(free, **change)
+        for level, same in zip(
+            intervals.propagate(network, limited),
+            intervals.propagate(network, free),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(level, same)
+        (result,) = solve(network, [limited], seconds=10.0)
+        (expected,) = solve(network, [free], seconds=10.0)
+        assert result.verdict is expected.verdict

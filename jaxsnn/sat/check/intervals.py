@@ -16,6 +16,9 @@ from jaxsnn.sat.query import Query
 from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust, Tie
 from jaxsnn.sat.spec import IntegerNetwork, Layer
 
+# Budgets above this are relaxed.
+LARGE_BUDGET = 64
+
 
 class Claim(NamedTuple):
     """Where the neurons of one level are said to spike."""
@@ -66,7 +69,8 @@ def check_intervals(
                 lowest, highest = delayed.extremes(added, *hull, step)
             else:
                 lowest, highest = delayed.extremes(added, *before, step)
-                if depth == 0:
+                limits = query.max_total_shift, query.max_changed
+                if depth == 0 and max(limit or 0 for limit in limits) <= LARGE_BUDGET:
                     bounds = delayed.budgeted(added, query, step, lowest, highest)
                     lowest, highest = bounds
             spike = min(step + layer.delay, last)
@@ -217,10 +221,25 @@ def _failures(
 
 
 def _knapsack(values: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
-    """The best total value a row within the budget; item by item."""
+    """The best total value a row within the budget; item by item.
+
+    A large budget is spent on the best values for their cost, the last one in part.
+    """
+    if costs.sum() <= budget:
+        return values.sum(axis=1)
     if (costs == 1).all():  # the most valuable ones
         kept = max(values.shape[1] - budget, 0)
         return np.sort(values, axis=1)[:, kept:].sum(axis=1)
+    if budget > LARGE_BUDGET:
+        total = np.zeros(len(values), np.int64)
+        for row, worth in enumerate(values):
+            left = budget
+            # Exact enough: ratios of such integers differ by more than floats round.
+            for item in np.argsort(-worth / costs).tolist():
+                spent = min(left, int(costs[item]))
+                total[row] += worth[item] * spent // costs[item]
+                left -= spent
+        return total
     best = np.zeros((budget + 1, len(values)), np.int64)
     for item in np.flatnonzero(costs <= budget):
         cost = costs[item]
