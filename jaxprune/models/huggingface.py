@@ -1,9 +1,49 @@
-"""Reading `config.json` of Hugging Face models, and writing it for a pruned one."""
+"""Directories of Hugging Face models: read, and written again for pruned ones."""
 
+import json
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from jaxprune import checkpoints
+
 JsonObject = Mapping[str, Any]
+PathLike = str | os.PathLike[str]
+
+
+def read_directory(directory: PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns `config.json` and the tensors of all safetensors files of a directory.
+
+    Raises:
+        ValueError: if one of them is not there or cannot be read.
+    """
+    path = pathlib.Path(directory) / "config.json"
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
+    return config, checkpoints.load_safetensors(directory)
+
+
+def write_directory(
+    directory: PathLike, config: JsonObject, tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Writes `config.json` and `model.safetensors`, which `from_pretrained` reads.
+
+    The tokenizer is not looked at: copy its files from the directory that was read.
+
+    Args:
+        directory: made if it is not there; its parent must exist.
+        config: see `config_to_hf` of the models.
+        tensors: see `weights.write`.
+    """
+    path = pathlib.Path(directory)
+    path.mkdir(exist_ok=True)
+    checkpoints.save_safetensors(path / "model.safetensors", tensors, {"format": "pt"})
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def require(config: JsonObject, allowed: Mapping[str, Sequence[Any]]) -> None:

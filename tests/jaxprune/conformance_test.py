@@ -1,14 +1,22 @@
 """Our transformers agree with those of Hugging Face, block by block, and go back."""
 
-import json
 import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from jaxprune import checkpoints, plan, prunable
-from jaxprune.models import bert, blocks, decoder, generation, text, vit, weights
+from jaxprune import plan, prunable
+from jaxprune.models import (
+    bert,
+    blocks,
+    decoder,
+    generation,
+    huggingface,
+    text,
+    vit,
+    weights,
+)
 
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch")
@@ -29,16 +37,7 @@ def randomize(model, scale=1.0):
 def saved(model, directory):
     """Writes a model as transformers does; returns its configuration and tensors."""
     model.save_pretrained(directory)
-    config = json.loads((directory / "config.json").read_text())
-    return config, checkpoints.load_safetensors(directory)
-
-
-def write(directory, config, tensors):
-    """Writes a directory that transformers reads."""
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(config))
-    path = directory / "model.safetensors"
-    checkpoints.save_safetensors(path, tensors, {"format": "pt"})
+    return huggingface.read_directory(directory)
 
 
 def strictly(model_class, directory):
@@ -142,11 +141,11 @@ def test_pretrained_minilm_gives_the_same_embeddings():
         np.int32(tokens["attention_mask"]),
         np.int32(tokens["token_type_ids"]),
     )
-    config = bert.config_from_hf(json.loads((directory / "config.json").read_text()))
+    config, tensors = huggingface.read_directory(directory)
+    config = bert.config_from_hf(config)
     assert config == bert.minilm_config()
     model = bert.prunable_bert(config)
     like = jax.eval_shape(model.init, jax.random.key(0))
-    tensors = checkpoints.load_safetensors(directory)
     variables = weights.read(bert.weight_table(config), tensors, like)
     pooled, hidden = jax.jit(model.activations[bert.STACK])(variables, batch)
     expected = of_bert(reference, batch).hidden_states[1:]
@@ -174,7 +173,9 @@ def test_a_pruned_bert_goes_back_to_transformers(tmp_path, head):
     smaller, pruned = prunable.prune(model, variables, made)
     config = bert.pruned_config(config, smaller.structure)
     tensors = weights.write(bert.weight_table(config), pruned)
-    write(tmp_path / "pruned", bert.config_to_hf(config, base), tensors)
+    huggingface.write_directory(
+        tmp_path / "pruned", bert.config_to_hf(config, base), tensors
+    )
     batch = some_text(50, [9, 4, 6])
     output = jax.jit(smaller.apply)(pruned, batch)
     if head is bert.Head.EMBEDDING:  # the pooler is not part of it
@@ -231,9 +232,11 @@ def test_vit_and_a_pruned_one_back(tmp_path):
     made = plan.make_plan(model.stack(vit.STACK), [0, 2])
     smaller, pruned = prunable.prune(model, variables, made)
     config = vit.pruned_config(config, smaller.structure)
-    base = json.loads((tmp_path / "base/config.json").read_text())
+    base, _ = huggingface.read_directory(tmp_path / "base")
     tensors = weights.write(vit.weight_table(config), pruned)
-    write(tmp_path / "pruned", vit.config_to_hf(config, base), tensors)
+    huggingface.write_directory(
+        tmp_path / "pruned", vit.config_to_hf(config, base), tensors
+    )
     again = strictly(reference_class, tmp_path / "pruned")
     assert again.config.num_hidden_layers == 2
     logits = jax.jit(smaller.apply)(pruned, images)
@@ -351,7 +354,9 @@ def test_a_pruned_decoder_goes_back_to_transformers(tmp_path, family):
     smaller, pruned = prunable.prune(model, variables, made)
     config = decoder.pruned_config(config, smaller.structure)
     tensors = weights.write(decoder.weight_table(config), pruned)
-    write(tmp_path / "pruned", decoder.config_to_hf(config, base), tensors)
+    huggingface.write_directory(
+        tmp_path / "pruned", decoder.config_to_hf(config, base), tensors
+    )
     again = strictly(type(reference), tmp_path / "pruned")
     assert again.config.num_hidden_layers == 2
     batch = padded(left=False)
