@@ -7,7 +7,8 @@ Each network is one run of `verify_snn`, in `OUT/NETWORK`; `OUT/grid.json` sums 
 and, for L1 balls, lists every verdict that differs from a published one: with our
 counterexample, replayed here on the rounded and on the published weights, or with the
 stage that proved robustness. `OUT/tables.md` shows the same to people. The same command
-resumes where it was interrupted.
+resumes where it was interrupted. With `--proof_dir` every robust verdict leaves a
+proof, and `check_proofs` goes through all verdicts at the end.
 """
 
 import pathlib
@@ -19,7 +20,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments import grid_report, json_files, progress, published, results, run_state
+from experiments import (
+    grid_proofs,
+    grid_report,
+    json_files,
+    progress,
+    published,
+    results,
+    run_state,
+)
 from jaxsnn.sat import backends
 
 FLAGS = run_state.new_flags()
@@ -49,6 +58,21 @@ flags.DEFINE_integer(
 )
 
 
+flags.DEFINE_string(
+    "proof_dir",
+    None,
+    "Directory for a proof of every robust verdict, confirmed at the end.",
+    flag_values=FLAGS,
+)
+
+
+def proofs_of(network: published.Network) -> pathlib.Path | None:
+    """Returns the directory of one network's proofs."""
+    return (
+        None if FLAGS.proof_dir is None else pathlib.Path(FLAGS.proof_dir, network.name)
+    )
+
+
 def decide(
     network: published.Network, samples: Sequence[int], workdir: pathlib.Path
 ) -> float:
@@ -73,6 +97,8 @@ def decide(
         "seed": FLAGS.seed,
         "workdir": workdir,
     }
+    if (proof_dir := proofs_of(network)) is not None:
+        flags_of_run["proof_dir"] = proof_dir
     command = [sys.executable, "-m", "experiments.verify_snn"]
     command += [f"--{name}={value}" for name, value in flags_of_run.items()]
     started = time.monotonic()
@@ -117,8 +143,16 @@ def main(argv: Sequence[str]) -> None:
         if FLAGS.norm == "l1":
             comparisons += grid_report.compare(network, one.records, verdicts)
     report = grid_report.make(rows, comparisons, wall, FLAGS.data_dir)
+    if FLAGS.proof_dir is not None:
+        report["proofs"] = [
+            grid_proofs.confirm(directory, run.workdir / network.name, FLAGS.data_dir)
+            for network in networks
+            if (directory := proofs_of(network)) is not None
+        ]
     run_state.write_json_atomic(run.workdir / "grid.json", report)
     tables = grid_report.to_markdown(report)
+    if "proofs" in report:
+        tables += "\n" + grid_proofs.to_markdown(report["proofs"])
     (run.workdir / "tables.md").write_text(tables, encoding="utf-8")
     print(tables)
 

@@ -3,6 +3,7 @@
 Nothing here imports jax, so that a wrong flag is told at once.
 """
 
+import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ STAGES = ("bounds", "attack", "solve")
 
 # What the binaries write, and which flags may differ on resuming.
 OUTPUTS = ("results*.jsonl", "report.html", "summary.csv")
-VOLATILE = ("workers", "shard")  # shards of one run may share a workdir
+VOLATILE = ("workers", "shard", "engine")  # shards of one run may share a workdir
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -80,6 +81,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "workers", 2, "Solver processes.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_enum(
+        "engine",
+        "local",
+        ["local", "ray"],
+        "Where solver processes run: on this machine, or on a Ray cluster.",
+        flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "shard",
@@ -191,6 +199,10 @@ def check(flag_values: flags.FlagValues) -> None:
         raise run_state.usage_error(
             "backend", backend, f"is not installed; here are {installed}"
         )
+    if flag_values.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise run_state.usage_error(
+            "engine", "ray", "is not installed: pip install 'prune-and-prove[ray]'"
+        )
     if flag_values.find_radius:
         for flag in ("radius", "stages"):
             if flag_values[flag].present:
@@ -243,6 +255,7 @@ def make_job(
         backends=(() if flag_values.backend == "portfolio" else (flag_values.backend,)),
         seconds=flag_values.timeout_s,
         workers=flag_values.workers,
+        engine=flag_values.engine,
         shard=flag_values.shard,
         num_shards=flag_values.num_shards,
         skip_misclassified=flag_values.skip_misclassified,

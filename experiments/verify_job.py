@@ -11,6 +11,7 @@ import numpy as np
 from experiments import data, progress, results, run_state, text_table
 from experiments.verify_query import Asked
 from jaxsnn.sat import workers
+from jaxsnn.sat.portfolio import MakePool
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.radius import Family
 from jaxsnn.sat.requirement import Alike, Monotone
@@ -32,6 +33,7 @@ class Job:
     backends: tuple[str, ...]
     seconds: float
     workers: int
+    engine: str
     shard: int
     num_shards: int
     skip_misclassified: bool
@@ -50,6 +52,15 @@ class Job:
         if self.other is not None:
             return COMPARED.get(verdict, verdict.value)
         return verdict.value
+
+    @property
+    def make_pool(self) -> MakePool:
+        """What makes the solver processes, for the cascade."""
+        if self.engine == "local":
+            return workers.Pool
+        from experiments.ray_pool import RayPool
+
+        return RayPool
 
     @property
     def results_file(self) -> str:
@@ -185,6 +196,7 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
         seconds=job.seconds,
         workers=job.workers,
         memory_bytes=workers.fair_memory(job.workers),
+        make_pool=job.make_pool,
         batch_size=min(16, max(1, len(todo))),
     )
     asked = [make_queries(job, inputs, position) for position in todo]

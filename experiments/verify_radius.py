@@ -33,7 +33,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     limit = job.seconds + workers.GRACE_SECONDS
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(
-            workers.Pool(
+            job.make_pool(
                 job.network, job.workers, limit, workers.fair_memory(job.workers)
             )
         )

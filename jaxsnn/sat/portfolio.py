@@ -30,6 +30,10 @@ Solve = Callable[
 ]
 
 
+# Network, number of processes, limit in seconds and bytes of each.
+MakePool = Callable[[IntegerNetwork, int, float, int | None], Pool]
+
+
 class Decided(NamedTuple):
     """The result of one query of one task."""
 
@@ -80,6 +84,7 @@ class Portfolio:
         num_workers: int,
         memory_bytes: int | None = None,
         solve: Solve = solve_each,
+        make_pool: MakePool = Pool,
     ) -> None:
         """Processes start with the first task.
 
@@ -91,6 +96,7 @@ class Portfolio:
           num_workers: number of processes, at least 1.
           memory_bytes: address space of each process, None for no limit.
           solve: decides nested queries within the processes.
+          make_pool: `Pool`, or processes elsewhere with the same interface.
         """
         self._solve = solve
         self._names = tuple(names)
@@ -101,7 +107,7 @@ class Portfolio:
             min(seconds, TURNS_SECONDS) if self._races_follow else seconds
         )
         limit = self._turns_seconds + GRACE_SECONDS
-        self._pool = Pool(network, num_workers, limit, memory_bytes)
+        self._pool = make_pool(network, num_workers, limit, memory_bytes)
         self._queries: dict[Hashable, Sequence[Query]] = {}
         # The queries that have no result yet, and the seconds that each has had.
         self._open: dict[_Query, float] = {}
@@ -145,7 +151,7 @@ class Portfolio:
         while self._waiting and self._pool.num_idle > 0:
             query = self._waiting.popleft()
             started = time.monotonic()
-            deadline = started + self._seconds - self._open[query]
+            left = self._seconds - self._open[query]
             self._races[query] = _Race(query, set(self._racers), started)
             question = self._queries[query.task][query.position]
             for name in self._racers:
@@ -154,9 +160,9 @@ class Portfolio:
                     _solve_until,
                     self._solve,
                     question,
-                    deadline,
+                    time.time() + left,
                     name,
-                    kill_at=deadline + GRACE_SECONDS,
+                    kill_at=started + left + GRACE_SECONDS,
                 )
 
     def _handle(self, event: Event) -> None:
@@ -255,6 +261,9 @@ def _implies(query: _Query, result: Result, other: _Query) -> bool:
 def _solve_until(
     network: IntegerNetwork, solve: Solve, query: Query, deadline: float, name: str
 ) -> Iterator[Result]:
-    """Decides one query with one solver; the clock is that of all processes."""
-    left = max(deadline - time.monotonic(), 0.0)
+    """Decides one query with one solver until a deadline by `time.time`.
+
+    The process may begin late, and on another machine, whose monotonic clock differs.
+    """
+    left = max(deadline - time.time(), 0.0)
     yield from solve(network, [query], left, (name,))

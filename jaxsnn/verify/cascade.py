@@ -16,10 +16,11 @@ import numpy as np
 
 from jaxsnn import simulate
 from jaxsnn.sat import backends, intervals, replay
-from jaxsnn.sat.portfolio import Portfolio
+from jaxsnn.sat.portfolio import MakePool, Portfolio
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.solve import solve_each
 from jaxsnn.sat.spec import IntegerNetwork
+from jaxsnn.sat.workers import Pool
 from jaxsnn.verify import attack, bounds, general, quotient
 
 # The largest total shift whose knapsacks are worth compiling.
@@ -39,6 +40,7 @@ class CascadeConfig:
       workers: processes of the last stage, killed when they overrun; 0 solves in
         this process, where nothing can.
       memory_bytes: address space of each such process, None for no limit.
+      make_pool: where these processes are, `workers.Pool` for this machine.
       batch_size: samples in one batch of the accelerated stages.
       effort: of the attack.
       search: of the search that stands for it where inputs may fail or something else
@@ -50,6 +52,7 @@ class CascadeConfig:
     seconds: float = 60.0
     workers: int = 0
     memory_bytes: int | None = None
+    make_pool: MakePool = Pool
     batch_size: int = 16
     effort: attack.AttackConfig = attack.DEFAULT_CONFIG
     search: general.SearchConfig = general.DEFAULT_CONFIG
@@ -339,6 +342,7 @@ class _Solvers:
                 config.seconds,
                 config.workers,
                 config.memory_bytes,
+                make_pool=config.make_pool,
             )
         # For each sample the queries that were left, and the seconds spent on all.
         self.left: dict[int, tuple[list[int], dict[int, Result]]] = {}

@@ -123,6 +123,7 @@ def test_the_command_decides_compares_and_resumes(data_dir, tmp_path):
     command += [f"--workdir={out}", f"--data_dir={data_dir}", "--radius=1"]
     # The attack takes long to compile.
     command += ["--stages=bounds,solve", "--backend=pysat", "--workers=1"]
+    command += [f"--proof_dir={tmp_path / 'proofs'}"]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     report = json.loads((out / "grid.json").read_text())
@@ -135,6 +136,16 @@ def test_the_command_decides_compares_and_resumes(data_dir, tmp_path):
         assert entry["verdict"] not in theirs
     assert report["undecided"] == []
     assert (out / "tables.md").read_text() in first.stdout
+    (proved,) = report["proofs"]
+    assert proved["failures"] == []
+    assert proved["confirmed"] == {
+        "robust": row["robust"],
+        "falsified": row["falsified"],
+    }
     again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert json.loads((out / "grid.json").read_text()) == report
-    assert again.stdout == first.stdout
+    resumed = json.loads((out / "grid.json").read_text())
+    # The proofs are there, and are checked anew.
+    assert resumed.pop("proofs")[0]["confirmed"] == report.pop("proofs")[0]["confirmed"]
+    assert resumed == report
+    first_lines, again_lines = first.stdout.splitlines(), again.stdout.splitlines()
+    assert first_lines[:-1] == again_lines[:-1]
