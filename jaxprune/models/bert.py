@@ -267,7 +267,6 @@ def config_from_hf(
             "add_cross_attention": (False,),
             "position_embedding_type": ("absolute",),
             "hidden_act": tuple(encoder.ACTIVATIONS),
-            "tie_word_embeddings": (True,),
         },
     )
     if head is None:
@@ -277,6 +276,8 @@ def config_from_hf(
         except ValueError:
             remedy = f"choose one of {', '.join(map(str, Head))}"
             raise ValueError(f"no head for architecture {named!r}: {remedy}") from None
+    if head is Head.MASKED_LM:
+        huggingface.require(config, {"tie_word_embeddings": (True,)})
     return BertConfig(
         vocab_size=huggingface.number(config, "vocab_size"),
         hidden_size=huggingface.number(config, "hidden_size"),

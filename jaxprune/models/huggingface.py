@@ -15,7 +15,10 @@ PathLike = str | os.PathLike[str]
 
 
 def read_directory(directory: PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns `config.json` and the tensors of all safetensors files of a directory.
+    """Returns `config.json` and the tensors of a directory.
+
+    They are in the files that `model.safetensors.index.json` lists, in
+    `model.safetensors`, or else in all safetensors files.
 
     Raises:
         ValueError: if one of them is not there or cannot be read.
@@ -25,7 +28,22 @@ def read_directory(directory: PathLike) -> tuple[dict[str, Any], dict[str, np.nd
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
-    return config, checkpoints.load_safetensors(directory)
+    return config, _tensors(pathlib.Path(directory))
+
+
+def _tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    index = directory / "model.safetensors.index.json"
+    whole = directory / "model.safetensors"
+    if not index.exists():
+        return checkpoints.load_safetensors(whole if whole.exists() else directory)
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(index)!r} cannot be read: {error!r}") from error
+    tensors: dict[str, np.ndarray] = {}
+    for name in names:
+        tensors.update(checkpoints.load_safetensors(directory / name))
+    return tensors
 
 
 def write_directory(

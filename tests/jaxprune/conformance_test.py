@@ -34,9 +34,9 @@ def randomize(model, scale=1.0):
     return model.eval()
 
 
-def saved(model, directory):
+def saved(model, directory, **options):
     """Writes a model as transformers does; returns its configuration and tensors."""
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, **options)
     return huggingface.read_directory(directory)
 
 
@@ -163,7 +163,8 @@ def test_a_pruned_bert_goes_back_to_transformers(tmp_path, head):
     reference_class = getattr(transformers, head.value)
     config = transformers.BertConfig(**SMALL_BERT)
     reference = randomize(reference_class(config))
-    base, tensors = saved(reference, tmp_path / "base")
+    base, tensors = saved(reference, tmp_path / "base", max_shard_size="20KB")
+    assert (tmp_path / "base/model.safetensors.index.json").exists()
     config = bert.config_from_hf(base)
     assert config.head is head
     model = bert.prunable_bert(config)

@@ -1,6 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
+from jaxprune import checkpoints
 from jaxprune.models import huggingface
 
 
@@ -22,4 +25,21 @@ def test_what_is_no_directory_of_a_model_is_told(tmp_path):
         huggingface.read_directory(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no file \*\.safetensors"):
+        huggingface.read_directory(tmp_path)
+
+
+def test_only_the_files_that_the_index_lists_are_read(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for name, value in [("one", 1), ("two", 2), ("consolidated", 3)]:
+        tensors = {name: np.full(2, value, np.float32)}
+        checkpoints.save_safetensors(tmp_path / f"{name}.safetensors", tensors, {})
+    index = tmp_path / "model.safetensors.index.json"
+    parts = {"one": "one.safetensors", "two": "two.safetensors"}
+    index.write_text(json.dumps({"weight_map": parts}))
+    assert set(huggingface.read_directory(tmp_path)[1]) == {"one", "two"}
+    index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(ValueError, match=r"gone.safetensors' cannot be read"):
+        huggingface.read_directory(tmp_path)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match=r"index.json' cannot be read"):
         huggingface.read_directory(tmp_path)
