@@ -5,26 +5,19 @@ the batched stages together; what they leave goes to the solvers, one process ea
 """
 
 import dataclasses
-import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from jaxsnn import simulate
-from jaxsnn.sat import backends, intervals, replay
+from jaxsnn.sat import backends
 from jaxsnn.sat.portfolio import MakePool, Portfolio
-from jaxsnn.sat.query import Query, Result, Stage, Verdict
+from jaxsnn.sat.query import Query, Result, Stage
 from jaxsnn.sat.solve import solve_each
 from jaxsnn.sat.spec import IntegerNetwork
 from jaxsnn.sat.workers import Pool
-from jaxsnn.verify import attack, bounds, general, quotient
-
-# The largest total shift whose knapsacks are worth compiling.
-_MAX_COMPILED_BUDGET = 8
+from jaxsnn.verify import attack, bounds, general
+from jaxsnn.verify.batched import BatchedStages
 
 STAGES = (Stage.BOUNDS, Stage.ATTACK, Stage.SOLVE)
 
@@ -82,6 +75,7 @@ def verify(
     samples: Sequence[Sequence[Query]],
     config: CascadeConfig,
     key: jax.Array,
+    on_compiled: Callable[[Stage, float], None] = lambda stage, seconds: None,
 ) -> Iterator[Decision]:
     """Decides nested queries for many samples; yields each as it is decided.
 
@@ -91,6 +85,8 @@ def verify(
         of every sample has the same budgets.
       config: stages, solvers and limits.
       key: random key of the attack.
+      on_compiled: told of each program that was compiled, and for how many seconds;
+        these are part of no result.
 
     Yields:
       Exactly one decision for every query, samples in any order.
@@ -102,11 +98,18 @@ def verify(
     Raises:
       ValueError: samples with different numbers of queries or different budgets.
     """
-    engine: general.GeneralStages | _Engine
+    engine: general.GeneralStages | BatchedStages
     if any(general.is_general(query) for queries in samples for query in queries):
         engine = general.GeneralStages(network, config.stages, config.search)
     else:
-        engine = _Engine(network, config, _limits(samples))
+        engine = BatchedStages(
+            network,
+            config.stages,
+            _limits(samples),
+            samples,
+            config.effort,
+            on_compiled,
+        )
     with _Solvers(network, config) as solvers:
         for start in range(0, len(samples), config.batch_size):
             batch = samples[start : start + config.batch_size]
@@ -144,188 +147,6 @@ def _limits(samples: Sequence[Sequence[Query]]) -> bounds.Limits:
         return max(finite, default=None)
 
     return bounds.Limits(largest(shifts), largest(changes))
-
-
-class _Engine:
-    """The batched stages, compiled once for all radii and images of similar size."""
-
-    def __init__(
-        self, network: IntegerNetwork, config: CascadeConfig, limits: bounds.Limits
-    ) -> None:
-        self.network = network
-        self.config = config
-        self.limits = limits
-        self._small_budgets = (limits.max_total_shift or 0) <= _MAX_COMPILED_BUDGET
-        self.later_layers = simulate.device_weights(network)[1:]
-        bound = functools.partial(self._run_batch, self._decide_by_bounds)
-        search = functools.partial(self._run_batch, self._search)
-        self._compiled = {Stage.BOUNDS: jax.jit(bound), Stage.ATTACK: jax.jit(search)}
-        self._warm: set[tuple[Stage, int]] = set()
-
-    def _run_batch(
-        self,
-        one: Callable[..., Any],
-        first_layer: simulate.Weights,
-        later_layers: tuple[simulate.Weights, ...],
-        *arguments: Any,
-    ) -> Any:
-        def example(first_layer: simulate.Weights, *arguments: Any) -> Any:
-            return one((first_layer, *later_layers), *arguments)
-
-        return jax.vmap(example)(first_layer, *arguments)
-
-    def _decide_by_bounds(
-        self,
-        weights: Sequence[simulate.Weights],
-        ball: bounds.Ball,
-        label: jax.Array,
-        tolerance: jax.Array,
-        key: jax.Array,
-    ) -> jax.Array:
-        del key
-        levels = bounds.propagate(
-            self.network.layers, weights, self.network.num_steps, ball, self.limits
-        )
-        return bounds.decided(levels[-1], label, tolerance)
-
-    def _search(
-        self,
-        weights: Sequence[simulate.Weights],
-        ball: bounds.Ball,
-        label: jax.Array,
-        tolerance: jax.Array,
-        key: jax.Array,
-    ) -> attack.Attack:
-        return attack.search(
-            self.network.layers,
-            weights,
-            self.network.num_steps,
-            ball,
-            label,
-            tolerance,
-            key,
-            self.limits,
-            self.config.effort,
-        )
-
-    def run(
-        self, batch: Sequence[Sequence[Query]], key: jax.Array
-    ) -> list[dict[int, Result]]:
-        """Runs the batched stages; undecided queries get a result without a stage."""
-        results = [_clean(self.network, queries) for queries in batch]
-        for index in range(len(batch[0]) if batch else 0):
-            stage_key, key = jax.random.split(key)
-            for stage in self.config.stages:
-                left = [
-                    row
-                    for row, found in enumerate(results)
-                    if found[index].stage is None
-                ]
-                if left and stage is not Stage.SOLVE:
-                    self._run_stage(stage, index, batch, left, results, stage_key)
-        return results
-
-    def _run_stage(
-        self,
-        stage: Stage,
-        index: int,
-        batch: Sequence[Sequence[Query]],
-        left: Sequence[int],
-        results: list[dict[int, Result]],
-        key: jax.Array,
-    ) -> None:
-        """Runs one stage on the rows that are left and writes their results."""
-        queries = [batch[row][index] for row in left]
-        if stage is Stage.BOUNDS and not self._small_budgets:
-            # The compiled knapsacks grow with the budget; NumPy's do not.
-            for row, query in zip(left, queries, strict=True):
-                started = time.monotonic()
-                proved = intervals.proves(self.network, query)
-                spent = results[row][index].seconds + time.monotonic() - started
-                result = Result(Verdict.UNKNOWN, seconds=spent)
-                if proved:
-                    result = Result(Verdict.ROBUST, stage, seconds=spent)
-                results[row][index] = result
-            return
-        outcome, kept, seconds = self._call(stage, queries, key)
-        for position, row in enumerate(left):
-            spent = results[row][index].seconds + seconds / len(left)
-            query = queries[position]
-            result = Result(Verdict.UNKNOWN, seconds=spent)
-            if stage is Stage.BOUNDS and outcome[position]:
-                result = Result(Verdict.ROBUST, stage, seconds=spent)
-            elif stage is Stage.ATTACK and outcome.found[position]:
-                steps = kept.restore(position, query, outcome.spike_steps[position])
-                result = _replayed(self.network, query, steps, spent)
-                # Wider balls hold the same counterexample.
-                for wider in range(index + 1, len(batch[row])):
-                    results[row][wider] = dataclasses.replace(result, seconds=0.0)
-            results[row][index] = result
-
-    def _call(
-        self, stage: Stage, queries: Sequence[Query], key: jax.Array
-    ) -> tuple[Any, quotient.Quotient, float]:
-        """Runs a compiled stage on a padded batch; compilation is not counted."""
-        size = self.config.batch_size
-        padded = list(queries) + [queries[-1]] * (size - len(queries))
-        kept = quotient.relevant_inputs(self.network, padded)
-
-        def run() -> Any:
-            # Gathering the arrays compiles small programs too.
-            arguments = (
-                quotient.first_layer(self.network, kept),
-                self.later_layers,
-                quotient.balls(self.network, padded, kept),
-                jnp.asarray([query.label for query in padded], jnp.int32),
-                jnp.asarray([_tolerance(self.network, q) for q in padded], jnp.int32),
-                jax.random.split(key, size),
-            )
-            return jax.tree.map(np.asarray, self._compiled[stage](*arguments))
-
-        shape = (stage, kept.inputs.shape[1])
-        if shape not in self._warm:
-            run()
-            self._warm.add(shape)
-        started = time.monotonic()
-        return run(), kept, time.monotonic() - started
-
-
-def _clean(network: IntegerNetwork, queries: Sequence[Query]) -> dict[int, Result]:
-    """Queries whose decision does not even stand without a perturbation."""
-    started = time.monotonic()
-    steps = queries[0].spike_steps
-    broken = replay.falsifies(network, queries[0], steps)
-    results = {}
-    for index in range(len(queries)):
-        seconds = (time.monotonic() - started) / len(queries)
-        if broken:
-            results[index] = Result(
-                Verdict.FALSIFIED, Stage.CLEAN, None, seconds, counterexample=steps
-            )
-        else:
-            results[index] = Result(Verdict.UNKNOWN, seconds=seconds)
-    return results
-
-
-def _replayed(
-    network: IntegerNetwork, query: Query, steps: np.ndarray, seconds: float
-) -> Result:
-    steps = np.asarray(steps, np.int64)
-    if not replay.falsifies(network, query, steps):
-        raise RuntimeError(
-            "the attack reported an input that does not replay; "
-            "please report this network and query"
-        )
-    return Result(Verdict.FALSIFIED, Stage.ATTACK, None, seconds, counterexample=steps)
-
-
-def _tolerance(network: IntegerNetwork, query: Query) -> np.ndarray:
-    """`Query.tolerance`, out of reach for classes that do not count."""
-    tolerance = query.tolerance(network.num_classes)
-    if query.target is not None:
-        others = np.arange(network.num_classes) != query.target
-        tolerance[others] = -2 * network.num_steps
-    return tolerance
 
 
 class _Solvers:

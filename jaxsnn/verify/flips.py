@@ -14,7 +14,10 @@ import jax.numpy as jnp
 
 from jaxsnn import simulate
 from jaxsnn.sat.spec import Dense, Layer
-from jaxsnn.verify.bounds import NO_LIMITS, Ball, Limits
+from jaxsnn.verify.bounds import Ball, Limits
+
+# Budgets up to this are few changes; a beam gets as deep as the budget is large.
+MAX_BUDGET = 12
 
 
 class Beam(NamedTuple):
@@ -25,9 +28,11 @@ class Beam(NamedTuple):
 
 
 def applies(layers: Sequence[Layer], limits: Limits) -> bool:
-    """Whether there is a budget, and a first layer whose spikes count at once."""
+    """Whether there is a small budget, and a first layer of instant spikes."""
+    smallest = min((limit for limit in limits if limit is not None), default=None)
     return (
-        limits != NO_LIMITS
+        smallest is not None
+        and smallest <= MAX_BUDGET
         and isinstance(layers[0], Dense)
         and simulate.is_instant(layers[0])
     )
@@ -59,8 +64,9 @@ def search(
       num_goals: goals that are tried for each input of the beam, the nearest first.
       width: inputs in the beam, `B`.
     """
-    largest = max(limit for limit in limits if limit is not None)
-    depth = max(1, min(largest, ball.low.shape[0]))
+    smallest = min(limit for limit in limits if limit is not None)
+    depth = max(1, min(smallest, ball.low.shape[0]))
+    columns = weights[0].weights.T
 
     def lacking(first: jax.Array) -> jax.Array:
         """How far the outputs are from breaking the decision."""
@@ -79,20 +85,16 @@ def search(
         goals = _nearest_goals(voltages, weights[0], steps, num_goals, key)
 
         def pursue(goal: _Goal) -> Beam:
-            enough, most = _pursue(goal, weights[0], ball, limits, steps, depth)
-            candidates = jnp.stack([enough, most])
-            return Beam(candidates, jax.vmap(after)(candidates))
+            moves = _pursue(goal, weights[0], ball, limits, steps, depth)
+            return jax.vmap(after, in_axes=(None, 0))(*moves)
 
-        def after(candidate: jax.Array) -> jax.Array:
+        def after(index: jax.Array, moved: jax.Array) -> Beam:
             # Only a few inputs differ: add their weights instead of all of them.
-            moved, index = jax.lax.top_k((candidate != steps).astype(jnp.int32), depth)
-            change = _sent(candidate[index], num_steps) - _sent(steps[index], num_steps)
-            change = change * moved.astype(jnp.float32)[None, :]
-            changed = voltages + jnp.matmul(
-                change, weights[0].weights.T[index], precision="highest"
-            )
+            change = _sent(moved, num_steps) - _sent(steps[index], num_steps)
+            changed = voltages + jnp.matmul(change, columns[index], precision="highest")
             crossed = changed > weights[0].thresholds[None, :]
-            return lacking(simulate.crossing_steps(crossed, layers[0].delay))
+            first = simulate.crossing_steps(crossed, layers[0].delay)
+            return Beam(steps.at[index].set(moved), lacking(first))
 
         found = jax.vmap(pursue)(goals)
         return Beam(
@@ -225,7 +227,12 @@ def _pursue(
     steps: jax.Array,
     depth: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Moves inputs across the step of a goal: as many as it takes, and all it can."""
+    """Moves inputs across the step of a goal: as many as it takes, and all it can.
+
+    Returns:
+      `[depth]` different inputs, and the steps `[2, depth]` they get either way; where
+      the goal is out of reach, those they have.
+    """
     weights = goal.sign * arrays.weights[goal.neuron]
     come = steps <= goal.step
     gain = jnp.where(come, -weights, weights)
@@ -241,7 +248,7 @@ def _pursue(
     worth = gain
     for price, _ in prices:
         worth = jnp.minimum(worth, gain / jnp.maximum(price.astype(jnp.float32), 0.5))
-    _, chosen = jax.lax.top_k(jnp.where(allowed, worth, -1.0), depth)
+    chosen = _largest(jnp.where(allowed, worth, -1.0), depth)
     taken = allowed[chosen]
     for price, left in prices:
         taken &= jnp.cumsum(price[chosen]) <= left
@@ -249,9 +256,15 @@ def _pursue(
     gains = jnp.cumsum(gain[chosen])
     needed = gains - gain[chosen] < goal.need
     reached = (taken & (gains >= goal.need)).any()
+    moving = jnp.stack([taken & needed, taken]) & reached
+    return chosen, jnp.where(moving, target[chosen][None], steps[chosen][None])
 
-    def moved(which: jax.Array) -> jax.Array:
-        kept = jnp.where(which & reached, target[chosen], steps[chosen])
-        return steps.at[chosen].set(kept)
 
-    return moved(taken & needed), moved(taken)
+def _largest(values: jax.Array, count: int) -> jax.Array:
+    """Indices of the largest values, by so many passes: few, where sorts are slow."""
+
+    def take(left: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        index = jnp.argmax(left)
+        return left.at[index].set(-jnp.inf), index
+
+    return jax.lax.scan(take, values, None, length=count)[1]

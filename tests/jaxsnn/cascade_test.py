@@ -13,7 +13,9 @@ from jaxsnn.sat.spec import Dense, IntegerNetwork
 from jaxsnn.verify import attack, cascade
 from tests.jaxsnn import small_networks
 
-EFFORT = attack.AttackConfig(num_restarts=3, num_iterations=4, num_goals=8, beam_width=2)
+EFFORT = attack.AttackConfig(
+    num_restarts=3, num_iterations=4, num_goals=8, beam_width=2
+)
 
 
 def random_network(rng, widths=(4, 4, 3), num_steps=6):
