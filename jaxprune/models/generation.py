@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune.models.decoder import Decoder
+from jaxprune.models.decoder_network import Decoder
 from jaxprune.models.text import Text
 
 Array = jax.Array
