@@ -121,11 +121,17 @@ def pruned(base: JsonObject, num_layers: int, **changes: Any) -> dict[str, Any]:
     >>> pruned({"num_hidden_layers": 12, "dtype": "bfloat16"}, 7)
     {'num_hidden_layers': 7, 'dtype': 'float32'}
     """
-    result = {**base, **changes, "num_hidden_layers": num_layers}
-    for key in ("dtype", "torch_dtype"):
-        if result.get(key):
-            result[key] = "float32"
-    return result
+    return float32({**base, **changes, "num_hidden_layers": num_layers})
+
+
+def float32(config: JsonObject) -> dict[str, Any]:
+    """Returns a configuration that says, if it names a type, that tensors are float32.
+
+    >>> float32({"torch_dtype": "bfloat16"})
+    {'torch_dtype': 'float32'}
+    """
+    types = {key: "float32" for key in ("dtype", "torch_dtype") if config.get(key)}
+    return {**config, **types}
 
 
 def labels(base: JsonObject, count: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import activations, layouts, plan, prunable
-from jaxprune.models import resnet_refit, weights
+from jaxprune.models import initialize, resnet_refit, weights
 
 STACK = "blocks"
 MOMENTUM = resnet_refit.MOMENTUM
@@ -329,28 +329,15 @@ def prunable_resnet(
 
 
 def _init(module: ResNet, key: jax.Array) -> dict[str, Any]:
-    """Returns variables drawn as `module.init` would, but with a single draw.
+    """Returns variables drawn as `module.init` would, but with a single draw."""
 
-    XLA takes about a second to compile each draw, and a network has one per layer.
-    """
+    def rule(path: tuple[str, ...], shape: tuple[int, ...]) -> initialize.Normal:
+        if path[-1] == "kernel":
+            return initialize.Normal(0.0, math.sqrt(2 / math.prod(shape[:-1])))
+        return initialize.Normal(float(path[-1] in ("scale", "var")))
+
     images = jnp.zeros((1, *module.config.image_shape))
-    shapes = jax.eval_shape(module.init, key, images)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    names = [path[-1].key for path, _ in leaves]
-    sizes = [math.prod(leaf.shape) for _, leaf in leaves]
-    draws = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),))
-    values, start = [], 0
-    for name, size, (_, leaf) in zip(names, sizes, leaves, strict=True):
-        if name == "kernel":
-            # He et al., 2015; truncation at two lowers the deviation to 0.87963.
-            deviation = math.sqrt(2 * leaf.shape[-1] / size) / 0.87962566
-            value = deviation * draws[start : start + size].reshape(leaf.shape)
-        else:
-            one = name in ("scale", "var")
-            value = jnp.full(leaf.shape, float(one), leaf.dtype)
-        start += size
-        values.append(value)
-    return jax.tree.unflatten(structure, values)
+    return initialize.draw(jax.eval_shape(module.init, key, images), key, rule)
 
 
 def _attach(

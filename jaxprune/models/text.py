@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxprune.sequence_labels import IGNORED
+
 Array = jax.Array | np.ndarray
 
 
@@ -22,6 +24,25 @@ class Text(NamedTuple):
     token_ids: Array
     mask: Array
     token_type_ids: Array | None = None
+
+
+class Seq2Seq(NamedTuple):
+    """Pairs of sequences, for a model that reads one and writes the other.
+
+    While such a model learns, it is told at each position what it should have written
+    before; `pairs` makes such batches, with what is to be written as labels.
+
+    Attributes:
+        token_ids: `[B, S]` int32, what is read.
+        mask: `[B, S]` int32, 1 for a token, 0 for padding.
+        decoder_ids: `[B, T]` int32, what was written before each position.
+        decoder_mask: `[B, T]` int32, 1 for a token, 0 for padding.
+    """
+
+    token_ids: Array
+    mask: Array
+    decoder_ids: Array
+    decoder_mask: Array
 
 
 def pad(
@@ -62,10 +83,61 @@ def pad(
     return Text(token_ids, mask)
 
 
-def token_mask(text: Text) -> Array:
+def pairs(
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    start_id: int,
+    lengths: tuple[int | None, int | None] = (None, None),
+    pad_id: int = 0,
+) -> tuple[Seq2Seq, np.ndarray]:
+    """Returns pairs of sequences as one batch, and its labels.
+
+    Args:
+        sources: token ids to be read.
+        targets: token ids to be written, the one that ends a sequence among them.
+        start_id: stands before the first token that is written.
+        lengths: of the batch, read and written; those of the longest by default.
+        pad_id: stands where there is no token.
+
+    Returns:
+        The batch, and labels `[B, T]` int32 as `jaxprune.sequence_labels` takes them:
+        the token to be written, `IGNORED` where there is none.
+
+    Raises:
+        ValueError: if a sequence is empty or longer than its length.
+
+    >>> batch, labels = pairs([[5, 6, 7]], [[7, 6, 1]], start_id=0, lengths=(3, 4))
+    >>> batch.decoder_ids.tolist(), labels.tolist()
+    ([[0, 7, 6, 0]], [[7, 6, 1, -100]])
+    """
+    read = pad(sources, lengths[0], pad_id=pad_id)
+    written = pad(targets, lengths[1], pad_id=pad_id)
+    shown = pad(
+        [[start_id, *target[:-1]] for target in targets],
+        written.token_ids.shape[1],
+        pad_id=pad_id,
+    )
+    batch = Seq2Seq(read.token_ids, read.mask, shown.token_ids, shown.mask)
+    labels = np.where(written.mask > 0, written.token_ids, np.int32(IGNORED))
+    return batch, labels
+
+
+def token_mask(text: Text | Seq2Seq) -> Array:
     """Returns `[B, S]` boolean, True for tokens; the `mask_fn` of similarity.
+
+    Of pairs, for what is read: the tokens of an encoder.
 
     >>> token_mask(pad([[5, 6], [7]])).tolist()
     [[True, True], [True, False]]
     """
     return text.mask > 0
+
+
+def decoder_token_mask(batch: Seq2Seq) -> Array:
+    """Returns `[B, T]` boolean, True for tokens that are written.
+
+    Activations of a decoder are to be compared over all of them, not over the last step
+    of a generation alone.
+    """
+    return batch.decoder_mask > 0

@@ -20,3 +20,18 @@ def test_padding_on_either_side():
 def test_sequences_that_do_not_fit_are_refused(sequences):
     with pytest.raises(ValueError, match="need 1 to length=2 tokens"):
         text.pad(sequences, 2)
+
+
+def test_pairs_show_what_was_written_before():
+    batch, labels = text.pairs(
+        [[3, 4], [5]], [[6, 7, 1], [8, 1]], start_id=0, lengths=(3, None), pad_id=9
+    )
+    assert batch.token_ids.tolist() == [[3, 4, 9], [5, 9, 9]]
+    assert batch.mask.tolist() == [[1, 1, 0], [1, 0, 0]]
+    assert batch.decoder_ids.tolist() == [[0, 6, 7], [0, 8, 9]]
+    assert labels.tolist() == [[6, 7, 1], [8, 1, -100]]
+    assert text.decoder_token_mask(batch).tolist() == [[True] * 3, [True, True, False]]
+    assert text.token_mask(batch).tolist() == [
+        [True, True, False],
+        [True, False, False],
+    ]
