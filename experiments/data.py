@@ -89,13 +89,13 @@ def splits(name: str) -> tuple[str, ...]:
     return tuple(_source(name).files)
 
 
-def num_classes(name: str) -> int:
-    """Returns the number of classes of a data set of texts.
+def class_names(name: str) -> tuple[str, ...]:
+    """Returns the names of the classes of a data set of texts.
 
-    >>> num_classes("emotion")
-    6
+    >>> class_names("sst2")
+    ('negative', 'positive')
     """
-    return len(_TEXT_FORMATS[name][1])
+    return _TEXT_FORMATS[name][1]
 
 
 def check_dataset(

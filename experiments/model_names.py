@@ -50,6 +50,13 @@ def kind(name: str, dataset: str) -> Kind:
         known = Kind.IMAGES if reads is None else reads
         valid = f"{kinds[known]}: {', '.join(known.value)}"
         raise run_state.usage_error("dataset", dataset, valid)
+    if holds is Kind.TEXTS and importlib.util.find_spec("tokenizers") is None:
+        raise run_state.usage_error(
+            "model",
+            name,
+            "needs tokenizers, which is not installed; "
+            "pip install 'prune-and-prove[experiments]'",
+        )
     return holds
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import (
+    data,
     json_files,
     model_names,
     progress,
@@ -113,12 +114,24 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         shape = splits.training.inputs.shape[1:]
         names = splits.class_names
         return splits, prune_models.for_images(job.model, directory, shape, names)
-    tokenizer = prune_text.obtain_tokenizer(job.dataset, job.data_dir, directory)
-    splits = load(functools.partial(prune_text.make_prepare, tokenizer, job.max_length))
-    length = splits.training.inputs.token_ids.shape[1]
-    return splits, prune_models.for_texts(
-        job.model, directory, tokenizer, length, splits.class_names
+    tokenizer = prune_text.obtain_tokenizer(
+        job.model, job.dataset, job.data_dir, directory
     )
+    source = prune_models.for_texts(
+        job.model,
+        directory,
+        tokenizer,
+        job.max_length,
+        data.class_names(job.dataset),
+    )
+    if job.model == "t5":
+        ids = (source.config.start_id, source.config.end_id)
+        prepare = functools.partial(
+            prune_text.to_answer, tokenizer, job.max_length, *ids
+        )
+    else:
+        prepare = functools.partial(prune_text.to_classify, tokenizer, job.max_length)
+    return load(prepare), source
 
 
 class _Run:
@@ -259,7 +272,11 @@ class _Run:
         progress.note(f"certifying on {len(examples)} examples")
         base_correct = self._evaluator.correct(unpruned, base.variables, examples)
         correct = [
-            self._evaluator.correct(pruned, candidate.variables, examples)
+            # Nothing was accepted: it is the same model.
+            base_correct
+            if candidate.variables is state.accepted.variables
+            and structure == unpruned.structure
+            else self._evaluator.correct(pruned, candidate.variables, examples)
             for candidate in candidates
         ]
         chosen, certificates = prune_sparsify.certified(

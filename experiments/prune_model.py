@@ -237,7 +237,7 @@ def _check_checkpoint(path: str) -> None:
     )
     classifies = "Classification" in str(config.get("architectures"))
     found = int(config.get("num_labels") or len(config.get("id2label") or "ab"))
-    wanted = data.num_classes(FLAGS.dataset)
+    wanted = len(data.class_names(FLAGS.dataset))
     _require(
         not classifies or found == wanted,
         "weights",

@@ -7,7 +7,8 @@ from typing import Any
 
 from experiments import model_names, prune_task, prune_weights, run_state
 from experiments.prune_weights import Architecture, Source
-from jaxprune.models import bert, resnet, vit
+from jaxprune import checkpoints
+from jaxprune.models import bert, resnet, t5, t5_network, vit
 
 
 def _resnet_head(variables: Any) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def for_texts(
     name: str,
     directory: str | None,
     tokenizer: Any,
-    length: int,
+    max_length: int,
     class_names: Sequence[str],
 ) -> Source:
     """Returns the unpruned model of a name.
@@ -140,7 +141,7 @@ def for_texts(
         directory: of weights in Hugging Face layout, whose config.json tells the
             sizes; None for a small network that is trained here.
         tokenizer: what makes tokens of texts.
-        length: of the batches, in tokens.
+        max_length: tokens of a text at most.
         class_names: of the data set.
 
     Raises:
@@ -149,24 +150,36 @@ def for_texts(
     """
     if ":" in name:
         return prune_weights.own(name, prune_task.TEXT_CLASSIFICATION)
-    if directory is None:
-        written = _small_bert(tokenizer.get_vocab_size(), length)
-    else:
-        written = model_names.read_config(directory, name)
-    base = {**written, **_labels(class_names)}
+    make = _t5 if name == "t5" else _bert
     try:
-        config = bert.config_from_hf(
-            written, head=bert.Head.CLASSIFICATION, num_labels=len(class_names)
-        )
+        source = make(name, directory, tokenizer, max_length, class_names)
     except ValueError as error:
         raise run_state.usage_error("weights", directory, str(error)) from error
-    if tokenizer.get_vocab_size() > config.vocab_size:
+    words = tokenizer.get_vocab_size()
+    if words > source.config.vocab_size:
         raise run_state.usage_error(
             "weights",
             directory,
-            f"its tokenizer knows {tokenizer.get_vocab_size()} tokens, its model only "
-            f"{config.vocab_size}",
+            f"its tokenizer knows {words} tokens, its model {source.config.vocab_size}",
         )
+    return source
+
+
+def _bert(
+    name: str,
+    directory: str | None,
+    tokenizer: Any,
+    max_length: int,
+    class_names: Sequence[str],
+) -> Source:
+    if directory is None:
+        written = _small_bert(tokenizer.get_vocab_size(), max_length)
+    else:
+        written = model_names.read_config(directory, name)
+    base = {**written, **_labels(class_names)}
+    config = bert.config_from_hf(
+        written, head=bert.Head.CLASSIFICATION, num_labels=len(class_names)
+    )
     architecture = Architecture(
         bert.prunable_bert,
         bert.pruned_config,
@@ -180,7 +193,7 @@ def for_texts(
     return Source(name, model, prune_task.TEXT_CLASSIFICATION, architecture, config)
 
 
-def _small_bert(vocab_size: int, length: int) -> dict[str, Any]:
+def _small_bert(vocab_size: int, max_length: int) -> dict[str, Any]:
     """Returns the config.json of a network that a CPU trains in minutes."""
     return {
         "model_type": "bert",
@@ -189,8 +202,53 @@ def _small_bert(vocab_size: int, length: int) -> dict[str, Any]:
         "num_hidden_layers": 6,
         "num_attention_heads": 4,
         "intermediate_size": 128,
-        "max_position_embeddings": length,
+        "max_position_embeddings": max_length,
         "type_vocab_size": 1,
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
+    }
+
+
+def _t5(
+    name: str,
+    directory: str | None,
+    tokenizer: Any,
+    max_length: int,
+    class_names: Sequence[str],
+) -> Source:
+    del max_length, class_names  # relative positions, and answers in words
+    if directory is None:
+        written, tensors = _small_t5(tokenizer.get_vocab_size()), None
+    else:
+        written = model_names.read_config(directory, name)
+        tensors = checkpoints.load_safetensors(directory)
+    config = t5.config_from_hf(written, tensors)
+    architecture = Architecture(
+        t5.prunable_t5,
+        t5.pruned_config,
+        t5_network.T5,
+        t5.weight_table,
+        to_json=lambda config: t5.config_to_hf(config, written),
+        folder=prune_weights.Folder(_path(directory), tokenizer),
+    )
+    return Source(
+        name, t5.prunable_t5(config), prune_task.ANSWERS, architecture, config
+    )
+
+
+def _small_t5(vocab_size: int) -> dict[str, Any]:
+    """Returns the config.json of a network that a CPU trains in minutes."""
+    return {
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "vocab_size": vocab_size,
+        "d_model": 64,
+        "d_kv": 16,
+        "d_ff": 128,
+        "num_layers": 4,
+        "num_decoder_layers": 4,
+        "num_heads": 4,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
     }

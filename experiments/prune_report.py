@@ -160,6 +160,8 @@ def _write_page(
                 "Result",
                 [
                     _certificate_sentence(result["certificate"]),
+                    f"Unpruned model: {result['base']['origin']}. Repairs without "
+                    f"gradients: {_shown(result['pruned']['repairs'])}.",
                     html_report.Table(["", "base", "pruned", "change"], _rows(result)),
                     html_report.Figure(
                         report.plot_before_after(result["base"], result["pruned"]),
@@ -185,6 +187,15 @@ def _write_page(
                     html_report.Table(header, rounds),
                 ],
             ),
+            *_zeros(result),
+            html_report.Section(
+                "Examples",
+                [
+                    "None is used for two of these, but calibration is a part of "
+                    "training, without labels.",
+                    html_report.Table(["use", "number"], list(result["data"].items())),
+                ],
+            ),
             html_report.Section(
                 "Settings",
                 [
@@ -197,6 +208,31 @@ def _write_page(
         ],
         subtitle=f"{settings['dataset']}, threshold {threshold}",
     )
+
+
+def _test(level: Mapping[str, Any]) -> tuple[float | None, str]:
+    """Returns the observed drop, and how the test of one level of zeros ended."""
+    certificate = level["certificate"]
+    if certificate is None:
+        return None, "not tested"
+    outcome = "passed" if certificate["passed"] else "failed"
+    return certificate["accuracy_drop"], outcome
+
+
+def _zeros(result: Mapping[str, Any]) -> list[html_report.Section]:
+    """Returns the section on weights set to zero, none if there are not any."""
+    rows = [
+        [f"{100 * level['sparsity']:g} %", level["accuracy"], *_test(level)]
+        for level in result["sparsified"]
+    ]
+    if not rows:
+        return []
+    told = (
+        "Shares of each kernel that are zero, tested from the densest until one "
+        "fails; those that passed are certified together."
+    )
+    header = ["zeros", "accuracy", "drop", "test"]
+    return [html_report.Section("Zeros", [told, html_report.Table(header, rows)])]
 
 
 def _shown(value: Any) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from jaxprune import recover, samples, similarity
+from jaxprune import recover, samples, sequence_labels, similarity
 from jaxprune.batches import MaskFn
-from jaxprune.models import blocks, text
+from jaxprune.models import blocks, t5, text
 
 Array = jax.Array
 
@@ -38,11 +38,20 @@ def _top_class_is_right(logits: Array, labels: Array) -> Array:
 
 
 CLASSIFICATION = Task(recover.cross_entropy, _top_class_is_right)
+_MEANS = similarity.Estimator(samples=samples.means_as_samples)
 # Two sentences are alike where the means over their tokens are: the tokens of one
 # sentence are no independent samples.
 TEXT_CLASSIFICATION = Task(
     recover.cross_entropy,
     _top_class_is_right,
     token_masks={blocks.STACK: text.token_mask},
-    estimator=similarity.Estimator(samples=samples.means_as_samples),
+    estimator=_MEANS,
+)
+# An answer is right if every word of it is, and the end.
+ANSWERS = Task(
+    sequence_labels.cross_entropy,
+    sequence_labels.exact_match,
+    sequence_labels.counts,
+    token_masks={t5.ENCODER: text.token_mask, t5.DECODER: text.decoder_token_mask},
+    estimator=_MEANS,
 )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from experiments import json_files, progress, prune_text, run_state
+from experiments import json_files, progress, run_state, text_tokenizers
 from experiments.prune_task import Task
 from jaxprune import checkpoints
 from jaxprune.models import weights
@@ -17,7 +17,7 @@ from jaxprune.prunable import Prunable, Structure
 
 # Of the pruned model in Hugging Face layout, in the workdir.
 FOLDER = "pruned"
-_COPIED = (*prune_text.COPIED_FILES, "preprocessor_config.json")
+_COPIED = (*text_tokenizers.ALL_FILES, "preprocessor_config.json")
 
 
 class Folder(NamedTuple):
@@ -225,6 +225,6 @@ def write_folder(
         if directory is not None and (directory / name).is_file():
             shutil.copyfile(directory / name, path / name)
     if directory is None and tokenizer is not None:
-        prune_text.write_tokenizer(tokenizer, path)
+        text_tokenizers.write(tokenizer, path)
     # Last: its presence says that the directory is complete.
     json_files.write_json_atomic(path / "config.json", written)

@@ -14,10 +14,10 @@ import pytest
 from experiments import json_files, prune_model, run_state
 from jaxprune import checkpoints
 from jaxprune.models import bert, text, weights
+from tests.experiments import tiny_texts
 
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": "."}
-WORDS = ["i", "feel", "so", "glad", "sad", "mad", "today", "and", "very", "then"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *tiny_texts.WORDS]
 CONFIG = {
     "model_type": "bert",
     "architectures": ["BertModel"],
@@ -34,7 +34,7 @@ FLAGS = (
     "--model=bert",
     "--dataset=emotion",
     "--train_epochs=2",
-    "--recovery_epochs=1",
+    "--recovery_epochs=0",
     "--max_rounds=1",
     "--threshold=0.3",
     "--max_accuracy_drop=1",
@@ -52,17 +52,11 @@ def places(tmp_path_factory):
     variables = bert.prunable_bert(config).init(jax.random.key(3))
     checkpoint, emotion = root / "checkpoint", root / "emotion"
     checkpoint.mkdir()
-    emotion.mkdir()
+    tiny_texts.write(emotion)
     tensors = weights.write(bert.weight_table(config), variables)
     checkpoints.save_safetensors(checkpoint / "model.safetensors", tensors, {})
     json_files.write_json_atomic(checkpoint / "config.json", CONFIG)
     (checkpoint / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
-    rng = np.random.default_rng(0)
-    for name, count in (("train", 96), ("val", 24), ("test", 40)):
-        lines = [" ".join(rng.choice(WORDS, rng.integers(3, 9))) for _ in range(count)]
-        labelled = [f"{line};{'joy' if 'glad' in line else 'anger'}" for line in lines]
-        content = "\n".join(["text;label", *labelled]) + "\n"
-        (emotion / f"{name}.txt").write_text(content)
     return checkpoint, emotion
 
 

@@ -1,0 +1,136 @@
+"""The settings of MPruner's tables, as runs of `prune_model` on what can be run here.
+
+Each group fine-tunes one model to its task once and prunes it in every setting of the
+paper: thresholds, strides K, a second iteration, freezing ("Part"), Wanda afterwards.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+# What the paper allows an iteration to cost, in points of accuracy, is four.
+COMMON = ("--max_accuracy_drop=0.04",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One line of a table.
+
+    Attributes:
+        name: of its directory.
+        flags: of prune_model, besides those of the group.
+        paper: what the paper's nearest line says, in words.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    paper: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A model, a task, and the settings in which it is pruned.
+
+    Attributes:
+        title: of the table.
+        base: flags that fine-tune the unpruned model; `{data_dir}` and `{minilm}` are
+            filled in.
+        task: flags of every run.
+        settings: lines of the table.
+        caution: what differs from the paper.
+    """
+
+    title: str
+    base: tuple[str, ...]
+    task: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    caution: str
+
+
+def _grid(
+    thresholds: Mapping[str, str], strides: tuple[int, ...] = (1,)
+) -> tuple[Setting, ...]:
+    """Returns a setting for each threshold (with the paper's words) and stride."""
+    return tuple(
+        Setting(
+            f"K{stride}_{threshold}",
+            (f"--threshold={threshold}", f"--stride={stride}", "--max_rounds=1"),
+            words if stride == 1 else "",
+        )
+        for threshold, words in thresholds.items()
+        for stride in strides
+    )
+
+
+def _more(threshold: str) -> tuple[Setting, ...]:
+    """Returns the paper's other settings at one threshold."""
+    at = f"--threshold={threshold}"
+    levels = "--sparsity=0.1,0.2,0.3,0.4,0.5"
+    return (
+        Setting(f"second_{threshold}", (at, "--max_rounds=2")),
+        Setting(f"part_{threshold}", (at, "--max_rounds=1", "--freeze")),
+        Setting(f"wanda_{threshold}", (at, "--max_rounds=1", levels)),
+    )
+
+
+_EMOTION = {
+    "0.99": "BERT-base, .99: 12 to 10 layers, .920 to .921",
+    "0.98": "BERT-base, .98: 12 to 8 layers, .920 to .934",
+    "0.95": "",
+    "0.9": "",
+}
+_TEXTS = ("--model=bert", "--max_length=32", "--batch_size=32", "--learning_rate=1e-4")
+_PRETRAINED = (
+    "MiniLM-L6 (6 layers, 384 wide) instead of BERT-base (12 layers, 768 wide)"
+)
+
+
+def _resnet(depth: int) -> Group:
+    task = (
+        f"--model=resnet{depth}",
+        "--dataset=cifar10_jpeg",
+        "--data_dir={data_dir}/cifar10_jpeg",
+    )
+    weights = f"--weights={{data_dir}}/resnet_cifar10/resnet{depth}.safetensors"
+    words = {
+        "0.99": "ResNet-152, .99: 50 to 26 blocks, 76.82 to 73.37",
+        "0.98": "ResNet-152, .98: 50 to 22 blocks, 76.82 to 72.16",
+        "0.95": "ResNet-50, .95: 16 to 10 blocks, 76.75 to 72.45",
+    }
+    return Group(
+        f"ResNet-{depth} on CIFAR-10 (JPEG q75)",
+        (weights, "--finetune_epochs={epochs}"),
+        task,
+        (*_grid(words, (1, 2)), *_more("0.98")),
+        "CIFAR-10 after lossy JPEG compression and its ResNets, not ImageNet",
+    )
+
+
+GROUPS: dict[str, Group] = {
+    "minilm_emotion": Group(
+        "MiniLM-L6 on dair-ai/emotion",
+        ("--weights={minilm}", "--train_epochs={epochs}"),
+        (*_TEXTS, "--dataset=emotion", "--data_dir={data_dir}/emotion"),
+        (*_grid(_EMOTION), *_more("0.9")),
+        _PRETRAINED,
+    ),
+    "minilm_sst2": Group(
+        "MiniLM-L6 on SST-2",
+        ("--weights={minilm}", "--train_epochs={epochs}"),
+        (*_TEXTS, "--dataset=sst2", "--data_dir={data_dir}/sst2"),
+        _grid({"0.98": "", "0.9": ""}),
+        f"{_PRETRAINED}; SST-2 instead of Yahoo",
+    ),
+    **{f"resnet{depth}": _resnet(depth) for depth in (20, 32, 44, 56)},
+    "t5_emotion": Group(
+        "T5 (4 + 4 layers, 64 wide, trained here) answering dair-ai/emotion in words",
+        ("--train_epochs={epochs}",),
+        (
+            "--model=t5",
+            "--max_length=32",
+            "--dataset=emotion",
+            "--data_dir={data_dir}/emotion",
+        ),
+        _grid({"0.99": "T5-base, .99: 12/12 to 9/5 layers, BLEU .227 to .212"}),
+        "a small network without pretraining, and no generated questions",
+    ),
+}

@@ -1,0 +1,195 @@
+r"""Runs the settings of MPruner's tables again, and writes ours beside the paper's.
+
+    python -m experiments.mpruner_tables --groups=parameters,resnet20,minilm_emotion \
+      --data_dir=DIR --minilm=DIR --epochs=2 --recovery_epochs=1 --workdir=OUT
+
+Each line is a run of `prune_model` in `OUT/GROUP/SETTING`, begun from the model that
+`OUT/GROUP/base` fine-tuned. `OUT/tables.md` grows line by line; the same command
+resumes where it was interrupted.
+"""
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from experiments import json_files, mpruner_recipes, progress, run_state, text_table
+from experiments.mpruner_recipes import Group
+
+FLAGS = run_state.new_flags()
+flags.DEFINE_list(
+    "groups",
+    ["parameters"],
+    f"Tables: parameters, {', '.join(mpruner_recipes.GROUPS)}.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "minilm", None, "Directory of MiniLM-L6 in Hugging Face layout.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "epochs",
+    2,
+    "Epochs of fine-tuning before anything is pruned.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "recovery_epochs",
+    1,
+    "Epochs of training after each cut.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+
+
+def prune(workdir: pathlib.Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """Runs `prune_model`, unless it is done, and returns its report.
+
+    Raises:
+        RuntimeError: with the end of what it wrote, if it fails.
+    """
+    command = [sys.executable, "-m", "experiments.prune_model", *arguments]
+    command.append(f"--workdir={workdir}")
+    if not (workdir / "report.json").is_file():
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-2000:]}")
+    report: dict[str, Any] = json_files.read_json(workdir / "report.json")
+    return report
+
+
+def arguments_of(group: Group, flags_of_run: Sequence[str]) -> list[str]:
+    """Returns the flags of one run, with what this binary was told filled in."""
+    filled = [
+        flag.format(data_dir=FLAGS.data_dir, minilm=FLAGS.minilm, epochs=FLAGS.epochs)
+        for flag in (*group.task, *flags_of_run)
+    ]
+    return [*filled, f"--seed={FLAGS.seed}"]
+
+
+def line(name: str, paper: str, report: dict[str, Any]) -> list[Any]:
+    """Returns a row of the table of a group."""
+    pruned, base = report["pruned"], report["base"]
+    certificate = report["certificate"]
+    lost = certificate["accuracy_drop"]
+    bound = certificate["accuracy_drop_upper_bound"]
+    repaired = [r["accuracy_after_heal"] for r in report["rounds"] if r["accepted"]]
+    return [
+        name,
+        f"{base['num_blocks']} to {pruned['num_blocks']}",
+        f"{pruned['num_params'] / 1e6:.3f}",
+        f"{100 * pruned['flops'] / base['flops']:.0f} %" if base["flops"] else "",
+        f"{100 * repaired[0]:.2f}" if repaired and repaired[0] else "",
+        f"{100 * base['accuracy']:.2f}",
+        f"{100 * pruned['accuracy']:.2f}",
+        f"{100 * lost:+.2f}",
+        f"{100 * bound:.2f}",
+        f"{100 * pruned['sparsity']:g} %" if pruned["sparsity"] else "",
+        paper,
+    ]
+
+
+_HEADER = (
+    "setting",
+    "blocks",
+    "M params",
+    "FLOPs left",
+    "healed",
+    "base",
+    "pruned",
+    "lost",
+    "lost at most (95 %)",
+    "zeros",
+    "the paper's nearest",
+)
+
+
+def parameters() -> str:
+    """Returns the table of parameter counts."""
+    # Only now, because importing jax takes seconds.
+    from experiments import mpruner_parameters
+
+    rows = []
+    for published in progress.track(mpruner_parameters.LINES, "parameters"):
+        counted = mpruner_parameters.count(published)
+        rows.append(
+            [
+                published.model,
+                published.setting,
+                "/".join(map(str, published.removed)),
+                counted.num_blocks,
+                published.millions,
+                f"{counted.num_params / 1e6:.6f}",
+                published.note,
+            ]
+        )
+    header = ["model", "setting", "removed", "blocks left", "published M", "M", "note"]
+    return f"## Parameters of the published structures\n\n{_markdown(header, rows)}\n"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    shown = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *shown]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks the flags, then runs group by group."""
+    del argv
+    known = ("parameters", *mpruner_recipes.GROUPS)
+    for name in FLAGS.groups:
+        if name not in known:
+            raise run_state.usage_error("groups", name, f"valid are {', '.join(known)}")
+        if name.startswith("minilm") and FLAGS.minilm is None:
+            raise run_state.usage_error("minilm", None, f"is required by {name}")
+    if FLAGS.groups != ["parameters"] and FLAGS.data_dir is None:
+        raise run_state.usage_error("data_dir", None, "is required: of all data sets")
+    run = run_state.start_run(
+        FLAGS.workdir,
+        run_state.settings(FLAGS),
+        outputs=("tables.md", *mpruner_recipes.GROUPS),
+        volatile=("groups",),
+        overwrite=FLAGS.overwrite,
+    )
+    tables: dict[str, str] = {}
+
+    def write(name: str, table: str) -> None:
+        tables[name] = table
+        content = "\n".join(tables.values())
+        (run.workdir / "tables.md").write_text(content, encoding="utf-8")
+
+    for name in FLAGS.groups:
+        if name == "parameters":
+            write(name, parameters())
+            continue
+        group, directory = mpruner_recipes.GROUPS[name], run.workdir / name
+        directory.mkdir(exist_ok=True)
+        rows: list[list[Any]] = []
+        with progress.Progress(name, len(group.settings) + 1) as bar:
+            # Prunes nothing: no two blocks are that alike.
+            alone = ("--threshold=1", "--max_rounds=1", "--recovery_epochs=0")
+            base = arguments_of(group, (*group.base, *alone))
+            prune(directory / "base", base)
+            bar.advance(setting="base")
+            for setting in group.settings:
+                flags_of_run = (
+                    f"--weights={directory / 'base' / 'base'}",
+                    *mpruner_recipes.COMMON,
+                    *setting.flags,
+                    f"--recovery_epochs={FLAGS.recovery_epochs}",
+                )
+                report = prune(
+                    directory / setting.name, arguments_of(group, flags_of_run)
+                )
+                rows.append(line(setting.name, setting.paper, report))
+                title = f"## {group.title}\n\nDiffers from the paper: {group.caution}."
+                write(name, f"{title}\n\n{_markdown(_HEADER, rows)}\n")
+                bar.advance(setting=setting.name)
+        print(text_table.render(list(_HEADER), rows))
+
+
+if __name__ == "__main__":
+    run_state.run(main, FLAGS)

@@ -1,0 +1,91 @@
+"""Counted parameters are the published ones, and recipes are runs that exist."""
+
+import pytest
+
+from experiments import (
+    json_files,
+    mpruner_parameters,
+    mpruner_recipes,
+    mpruner_tables,
+    prune_model,
+    run_state,
+)
+
+FEW = {
+    ("ResNet-152", "K=1, .99"),
+    ("ResNet-50", "K=1, .95"),
+    ("BERT-base", "K=1, .98"),
+    ("T5-base", "K=1, .99"),
+    ("T5-base", "second"),
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [x for x in mpruner_parameters.LINES if (x.model, x.setting) in FEW],
+    ids=lambda line: f"{line.model} {line.setting}",
+)
+def test_what_is_left_has_as_many_parameters_as_published(line):
+    counted = mpruner_parameters.count(line)
+    _, _, decimals = str(line.millions).partition(".")
+    assert round(counted.num_params / 1e6, len(decimals)) == line.millions
+
+
+@pytest.mark.parametrize("name", mpruner_recipes.GROUPS)
+def test_every_run_of_a_recipe_is_a_command_line(name, monkeypatch, tmp_path):
+    """`prune_model` parses each, up to the data that is not here."""
+    group = mpruner_recipes.GROUPS[name]
+    mpruner_tables.FLAGS.unparse_flags()
+    mpruner_tables.FLAGS(["x", "--data_dir=/nowhere", "--minilm=/m", "--workdir=w"])
+    names = {setting.name for setting in group.settings}
+    assert len(names) == len(group.settings)
+    for flags_of_run in (group.base, *(s.flags for s in group.settings)):
+        arguments = mpruner_tables.arguments_of(
+            group, (*flags_of_run, *mpruner_recipes.COMMON, f"--workdir={tmp_path}")
+        )
+        monkeypatch.setattr(run_state, "_exit_usage", _fail)
+        with pytest.raises(_Refused, match="--data_dir=/nowhere"):
+            run_state.run(prune_model.main, prune_model.FLAGS, ["x", *arguments])
+
+
+class _Refused(Exception):
+    pass
+
+
+def _fail(message):
+    raise _Refused(message)
+
+
+def test_a_line_says_what_was_lost():
+    report = {
+        "base": {"num_blocks": 6, "flops": 200.0, "accuracy": 0.9},
+        "pruned": {
+            "num_blocks": 3,
+            "num_params": 1_500_000,
+            "flops": 100.0,
+            "accuracy": 0.895,
+            "sparsity": 0.0,
+        },
+        "certificate": {"accuracy_drop": 0.005, "accuracy_drop_upper_bound": 0.0123},
+        "rounds": [
+            {"accuracy_after_heal": 0.5, "accepted": False},
+            {"accuracy_after_heal": 0.8, "accepted": True},
+        ],
+    }
+    shown = mpruner_tables.line("K1_0.98", "", report)
+    assert shown[1:9] == [
+        "6 to 3",
+        "1.500",
+        "50 %",
+        "80.00",
+        "90.00",
+        "89.50",
+        "+0.50",
+        "1.23",
+    ]
+
+
+def test_what_is_done_is_not_run_again(tmp_path, monkeypatch):
+    json_files.write_json_atomic(tmp_path / "report.json", {"done": 1})
+    monkeypatch.setattr(mpruner_tables.subprocess, "run", _fail)
+    assert mpruner_tables.prune(tmp_path, []) == {"done": 1}
