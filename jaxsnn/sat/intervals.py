@@ -196,29 +196,22 @@ def _failure_gain(
 ) -> np.ndarray:
     """The most that failures add to each `[N]` potential, moves counted already."""
     total = np.zeros(len(weights), np.int64)
+    if step == query.silent_step:  # everything has come
+        return total
     arrived = query.spike_steps <= step
-    for failing, limit in (
-        (query.can_drop & (step < query.latest), query.max_dropped),
-        (query.can_insert, query.max_inserted),
+    for sign, failing, limit in (
+        (-1, query.can_drop & arrived, query.max_dropped),  # a spike is missing
+        (1, query.can_insert, query.max_inserted),  # one more may have come
     ):
         inputs = np.flatnonzero(failing)
-        present = arrived[inputs]
-        if limit == 0:
+        if limit == 0 or len(inputs) == 0:
             continue
-        # A dropped spike has not come by now, an inserted one may have.
-        comes = query.can_insert[inputs]
-        gain = np.where(comes, weights[:, inputs], 0) - np.where(
-            present, weights[:, inputs], 0
-        )
-        gain = np.maximum(gain, 0)
+        gain = np.maximum(sign * weights[:, inputs], 0)
         if not budgeted:  # the same input was moved to its best already
-            crosses = np.where(
-                present, query.high[inputs] > step, query.low[inputs] <= step
-            )
-            change = np.where(present, -weights[:, inputs], weights[:, inputs])
-            gain = np.maximum(gain - np.maximum(np.where(crosses, change, 0), 0), 0)
-        top = np.sort(gain, axis=1)[:, max(gain.shape[1] - limit, 0) :]
-        total += top.sum(axis=1)
+            low, high = query.low[inputs], query.high[inputs]
+            gain[:, (high > step) if sign < 0 else (low <= step)] = 0
+        kept = max(len(inputs) - limit, 0)
+        total += np.partition(gain, kept - 1, axis=1)[:, kept:].sum(axis=1)
     return total
 
 
