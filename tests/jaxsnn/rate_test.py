@@ -120,6 +120,30 @@ def test_every_backend_equals_enumeration_incrementally(backend, data):
     session.close()
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_every_input_is_judged_as_the_simulator_judges_it(data):
+    # Neurons that spike several times, so that resets decide.
+    values = st.lists(st.integers(-1, 5), min_size=4, max_size=4)
+    thresholds = st.lists(st.integers(1, 4), min_size=2, max_size=2)
+    layers = [
+        LIF(np.reshape(data.draw(values), (2, 2)), np.array(data.draw(thresholds)))
+        for _ in range(2)
+    ]
+    leak = data.draw(st.sampled_from([Leak(1, 0), Leak(1, 1), Leak(3, 2)]))
+    network = RateNetwork(tuple(layers), num_steps=4, leak=leak)
+    clean = np.zeros((4, 2), bool)
+    query = RateQuery(clean, data.draw(st.integers(0, 1)), 8, Tie.S4NN)
+    encoding = rate_encode.encode(network, [query])
+    session = backends.PysatSession(encoding.problem)
+    for point in admissible(query):
+        flips = [lit if point[place] else -lit for place, lit in encoding.flips.items()]
+        answer = session.solve([*encoding.assumptions[0], *flips], seconds=10.0)
+        broken = query.violated_by(rate.spike_trains(network, point)[-1])
+        assert (answer.status is Status.SATISFIABLE) == broken
+    session.close()
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_verdicts_equal_enumeration(data):
