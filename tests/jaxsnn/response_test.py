@@ -208,9 +208,9 @@ def test_accelerated_forms_equal_the_reference(kind):
 
 
 @pytest.mark.parametrize(
-    ("total", "changed"), [(None, None), (4, None), (None, 2), (3, 2)]
+    ("kind", "total", "changed"),
+    [("both", None, None), ("conv", 4, None), ("both", None, 2), ("conv", 3, 2)],
 )
-@pytest.mark.parametrize("kind", ["both", "conv"])
 def test_bounds_equal_the_reference_intervals(kind, total, changed):
     rng = np.random.default_rng(len(kind))
     network = delayed_network(rng, kind)

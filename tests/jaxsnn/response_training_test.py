@@ -37,8 +37,7 @@ def configs(kind, num_steps=8):
     return network.NetworkConfig((3, 5, 1), layers, num_steps)
 
 
-@pytest.mark.parametrize("bits", [0, 4])
-@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize(("kind", "bits"), [("dense", 4), ("conv", 0)])
 def test_every_simulator_gives_the_times_of_the_exact_network(kind, bits):
     config = configs(kind)
     params = network.init(jax.random.key(1), config)
@@ -81,13 +80,12 @@ def test_bounds_of_output_times_are_sound():
         assert (outputs <= last).all()
 
 
-@pytest.mark.parametrize("response", [LEAK, ALPHA], ids=["leak", "alpha"])
-def test_digits_are_learned_with_a_response(response):
+def test_digits_are_learned_with_a_leak():
     data = pytest.importorskip("sklearn.datasets").load_digits()
     steps = coding.latency(data.data.astype(np.int32), 12, max_value=16)
     steps, labels = jnp.asarray(steps[:600]), jnp.asarray(data.target[:600])
     config = network.NetworkConfig(
-        (64,), (network.Dense(16, response), network.Dense(10, response)), 12
+        (64,), (network.Dense(16, LEAK), network.Dense(10, LEAK)), 12
     )
     objective = temporal_margin.TemporalMargin(weight_bits=4)
     optimizer = optax.adam(0.02)
