@@ -86,8 +86,7 @@ def linear_gram(x: Array, mask: Array | None = None) -> Array:
         mask: `[n]` boolean, False for examples that do not count (padding).
 
     Returns:
-        `[n, n]` float32; rows and columns of masked examples are zero, and so is all
-        of it if the layer is constant up to rounding.
+        `[n, n]` float32; rows and columns of masked examples are zero.
 
     >>> linear_gram(jnp.array([[1.0], [3.0]])).tolist()
     [[1.0, -1.0], [-1.0, 1.0]]
@@ -95,8 +94,7 @@ def linear_gram(x: Array, mask: Array | None = None) -> Array:
     features = _flatten(x)
     centered = _center_features(features, mask)
     gram = jnp.matmul(centered, centered.T, precision=_HIGHEST)
-    constant = _is_constant(features, mask, jnp.trace(gram))
-    return jnp.where(constant, 0.0, gram / max(features.shape[1], 1))
+    return gram / max(features.shape[1], 1)
 
 
 def rbf_gram(x: Array, mask: Array | None = None, *, bandwidth: float = 1.0) -> Array:

@@ -110,27 +110,32 @@ def group_grams(
         *(estimator.samples(layer, mask) for layer in activations), strict=True
     )
     num_samples = samples[0].shape[0]
-    num_groups = math.ceil(num_samples / estimator.group_size)
-    size = math.ceil(num_samples / num_groups)
+    num_groups, size = _groups(num_samples, estimator.group_size)
 
     def grouped(x: Array) -> Array:
         missing = num_groups * size - num_samples
         padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(num_groups, size, *x.shape[1:])
 
-    valid = grouped(jnp.ones(num_samples, bool) if masks[0] is None else masks[0])
-
-    def unmasked(layers: list[Array]) -> Array:
-        gram = jax.vmap(lambda group: estimator.gram(group, None))
-        return jnp.stack([gram(layer) for layer in layers], axis=1)
-
-    def masked(layers: list[Array]) -> Array:
-        gram = jax.vmap(estimator.gram)
-        return jnp.stack([gram(layer, valid) for layer in layers], axis=1)
-
+    everything = masks[0] is None
+    valid = grouped(jnp.ones(num_samples, bool) if everything else masks[0])
     # To mask doubles the time of a Gram matrix, and most batches need none.
-    layers = [grouped(x) for x in samples]
-    return jax.lax.cond(jnp.all(valid), unmasked, masked, layers), valid
+    if everything and num_groups * size == num_samples:
+        gram = jax.vmap(lambda group: estimator.gram(group, None))
+        grams = [gram(grouped(layer)) for layer in samples]
+    else:
+        grams = [jax.vmap(estimator.gram)(grouped(layer), valid) for layer in samples]
+    return jnp.stack(grams, axis=1), valid
+
+
+def _groups(num_samples: int, limit: int) -> tuple[int, int]:
+    """Returns number and size of the groups; without a rest, if that costs little."""
+    fewest = math.ceil(num_samples / limit)
+    for number in range(fewest, 2 * fewest):
+        size = num_samples // number
+        if size * number == num_samples and size >= cka.MIN_EXAMPLES:
+            return number, size
+    return fewest, math.ceil(num_samples / fewest)
 
 
 def states_of_grams(
@@ -220,14 +225,15 @@ def batch_groups_fn(
     activations_fn: ActivationsFn,
     estimator: Estimator = DEFAULT_ESTIMATOR,
     mesh: Mesh | None = None,
-) -> Callable[[Any, Any, Array], SimilarityState]:
+) -> Callable[[Any, Any, Array | None], SimilarityState]:
     """Returns `(variables, inputs, mask) -> group_states` of one batch, not jitted.
 
-    The forward pass is part of it, so that under jit activations stay on the device.
-    With a mesh, each device takes an equal share of the batch and forms its own groups.
+    The mask is None where all examples count, which is faster. The forward pass is part
+    of it, so that under jit activations stay on the device. With a mesh, each device
+    takes an equal share of the batch and forms its own groups.
     """
 
-    def groups(variables: Any, inputs: Any, mask: Array) -> SimilarityState:
+    def groups(variables: Any, inputs: Any, mask: Array | None) -> SimilarityState:
         _, activations = activations_fn(variables, inputs)
         return group_states(activations, mask, estimator)
 
@@ -240,7 +246,7 @@ def batch_total_fn(
     activations_fn: ActivationsFn,
     estimator: Estimator = DEFAULT_ESTIMATOR,
     mesh: Mesh | None = None,
-) -> Callable[[Any, Any, Array], SimilarityState]:
+) -> Callable[[Any, Any, Array | None], SimilarityState]:
     """Returns `(variables, inputs, mask) -> state` of one batch, not jitted.
 
     The `total` of `batch_groups_fn`; devices exchange that `[L, L]` sum and no more.
@@ -260,40 +266,39 @@ def _spread(
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
-# The steps of the loops below, each one program; the configuration is static, so that
+# The step of the loop below is one program; the configuration is static, so that
 # further calls with the same model and sizes do not compile again.
-_STATIC = ("activations_fn", "estimator", "mesh")
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _batch_total(
+@functools.partial(
+    jax.jit, static_argnames=("make", "activations_fn", "estimator", "mesh")
+)
+def _step(
     variables: Any,
     inputs: Any,
-    mask: Array,
+    mask: Array | None,
+    make: Callable[..., Callable[..., SimilarityState]],
     activations_fn: ActivationsFn,
     estimator: Estimator,
     mesh: Mesh | None,
 ) -> SimilarityState:
-    return batch_total_fn(activations_fn, estimator, mesh)(variables, inputs, mask)
+    return make(activations_fn, estimator, mesh)(variables, inputs, mask)
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _batch_groups(
-    variables: Any,
-    inputs: Any,
-    mask: Array,
+def _stream(
+    make: Callable[..., Callable[..., SimilarityState]],
     activations_fn: ActivationsFn,
+    variables: Any,
+    batches: Iterable[Any],
     estimator: Estimator,
+    mask_fn: MaskFn | None,
     mesh: Mesh | None,
-) -> SimilarityState:
-    return batch_groups_fn(activations_fn, estimator, mesh)(variables, inputs, mask)
-
-
-def _some(states: Iterable[SimilarityState]) -> Iterator[SimilarityState]:
+) -> Iterator[SimilarityState]:
+    """Yields what a function of `batch_total_fn` or `batch_groups_fn` gives."""
     empty = True
-    for state in states:
+    multiple = 1 if mesh is None else mesh.size
+    for inputs, mask in pad_batches(batches, mask_fn, multiple=multiple):
         empty = False
-        yield state
+        some = None if mask.all() else mask
+        yield _step(variables, inputs, some, make, activations_fn, estimator, mesh)
     if empty:
         raise ValueError("no batches to compute similarity from")
 
@@ -320,13 +325,10 @@ def accumulate(
     Arguments as of `similarity_matrix`. States of several processes, or of several
     runs on parts of the data, are combined by `merge`.
     """
-    states = (
-        _batch_total(variables, inputs, mask, activations_fn, estimator, mesh)
-        for inputs, mask in pad_batches(
-            batches, mask_fn, multiple=1 if mesh is None else mesh.size
-        )
+    states = _stream(
+        batch_total_fn, activations_fn, variables, batches, estimator, mask_fn, mesh
     )
-    return functools.reduce(merge, _some(states))
+    return functools.reduce(merge, states)
 
 
 def accumulate_groups(
@@ -346,13 +348,10 @@ def accumulate_groups(
         A state with one leading axis, the groups of all batches: `total` of it is what
         `accumulate` returns.
     """
-    states = (
-        _batch_groups(variables, inputs, mask, activations_fn, estimator, mesh)
-        for inputs, mask in pad_batches(
-            batches, mask_fn, multiple=1 if mesh is None else mesh.size
-        )
+    states = _stream(
+        batch_groups_fn, activations_fn, variables, batches, estimator, mask_fn, mesh
     )
-    groups = jax.tree.map(lambda *parts: jnp.concatenate(parts), *_some(states))
+    groups = jax.tree.map(lambda *parts: jnp.concatenate(parts), *states)
     _check_any(float(jnp.sum(groups.weight)))
     return groups
 

@@ -112,14 +112,13 @@ def measure_model(
     image_key, init_key = jax.random.split(jax.random.key(seed))
     images = jax.random.normal(image_key, (batch_size, *config.image_shape))
     variables = model.init(init_key)
-    mask = np.ones(batch_size, bool)
     estimator = similarity.Estimator(group_size=group_size)
     fused = jax.jit(similarity.batch_total_fn(activations_fn, estimator))
     forward = jax.jit(model.apply)
     ours, plain = "ours", "forward"
     programs: dict[str, Program] = {
         plain: functools.partial(forward, variables, images),
-        ours: functools.partial(fused, variables, images, mask),
+        ours: functools.partial(fused, variables, images, None),
     }
     seconds = measure(programs, repeats)
     label = f"{name}, n={batch_size}, groups of {group_size}"

@@ -74,12 +74,20 @@ def float64_layers(variables, x):
     return [np.asarray(a, np.float64) for a in model(variables, x)[1]]
 
 
-def test_matches_naive_sum_over_groups(variables):
-    x = data(50)
+@pytest.mark.parametrize(
+    ("n", "splits"),
+    [
+        # Groups of at most 20: without a rest if there are less than twice as many.
+        (50, [10, 20, 30, 40]),
+        # A prime number of examples leaves a rest: groups of 18, 18 and 17.
+        (53, [18, 36]),
+    ],
+)
+def test_matches_naive_sum_over_groups(variables, n, splits):
+    x = data(n)
     estimator = similarity.Estimator(group_size=20)
     matrix = similarity.similarity_matrix(model, variables, [x], estimator=estimator)
-    # 50 examples in groups of at most 20: three groups of 17, 17 and 16.
-    groups = np.split(np.arange(50), [17, 34])
+    groups = np.split(np.arange(n), splits)
     expected = naive_cka(naive_state(float64_layers(variables, x), groups))
     np.testing.assert_allclose(matrix, expected, atol=2e-6)
     assert matrix.dtype == jnp.float32
