@@ -7,7 +7,6 @@ one form to the other, and pruning commutes with them.
 """
 
 import functools
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxprune import activations, layouts, prunable
 from jaxprune import plan as plan_lib
+from jaxprune.models import initialize
 
 Array = jax.Array
 Variables = Mapping[str, Any]
@@ -157,22 +157,13 @@ def prunable_blocks(
 
 
 def _init(module: nn.Module, example: Any, key: Array) -> dict[str, Any]:
-    """Returns variables drawn as transformers are, all weights in a single draw.
+    """Returns variables drawn as transformers are; norms and biases change nothing."""
+    constants = {"scale": 1.0, "bias": 0.0, "offset": 0.0}
 
-    Normal with deviation 0.02, truncated at two; norms and biases leave things as they
-    are. XLA takes long to compile each draw, and a network has many.
-    """
-    shapes = jax.eval_shape(module.init, key, example)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    sizes = [math.prod(leaf.shape) for _, leaf in leaves]
-    draws = 0.02 * jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),))
-    values, start = [], 0
-    for size, (path, leaf) in zip(sizes, leaves, strict=True):
-        constant = {"scale": 1.0, "bias": 0.0, "offset": 0.0}.get(path[-1].key)
-        if constant is None:
-            value = draws[start : start + size].reshape(leaf.shape)
-        else:
-            value = jnp.full(leaf.shape, constant)
-        start += size
-        values.append(value.astype(leaf.dtype))
-    return jax.tree.unflatten(structure, values)
+    def rule(path: tuple[str, ...], shape: tuple[int, ...]) -> initialize.Normal:
+        del shape
+        if path[-1] in constants:
+            return initialize.Normal(constants[path[-1]])
+        return initialize.Normal(0.0, 0.02)
+
+    return initialize.draw(jax.eval_shape(module.init, key, example), key, rule)

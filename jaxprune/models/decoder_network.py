@@ -96,26 +96,23 @@ def tiny_config(**changes: Any) -> DecoderConfig:
     return DecoderConfig(**sizes | changes)
 
 
-class RMSNorm(nn.Module):
-    """Divides by the root mean square over the last axis, and scales."""
+class OffsetRMSNorm(nn.Module):
+    """RMSNorm whose parameter is what is added to a scale of one."""
 
     epsilon: float
-    offset: bool = False  # the parameter is what is added to a scale of one
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `[..., D]` to the same."""
-        if self.offset:
-            scale = 1 + self.param("offset", nn.initializers.zeros, x.shape[-1:])
-        else:
-            scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-        normal = x.astype(jnp.float32) * jax.lax.rsqrt(square + self.epsilon)
-        return (normal * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+        offset = self.param("offset", nn.initializers.zeros, x.shape[-1:])
+        normal = nn.RMSNorm(epsilon=self.epsilon, use_scale=False)(x)
+        return normal * (1 + offset).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def _norm(config: DecoderConfig, name: str) -> RMSNorm:
-    return RMSNorm(config.norm_epsilon, config.norm_offset, name=name)
+def _norm(config: DecoderConfig, name: str) -> nn.Module:
+    if config.norm_offset:
+        return OffsetRMSNorm(config.norm_epsilon, name=name)
+    return nn.RMSNorm(epsilon=config.norm_epsilon, name=name)
 
 
 class Attention(nn.Module):

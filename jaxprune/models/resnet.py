@@ -18,7 +18,6 @@ linear map of its channels (`adapter`), which takes the place of removed followe
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import activations, layouts, plan, prunable
-from jaxprune.models import initialize, resnet_refit, weights
+from jaxprune.models import blocks, initialize, resnet_refit, weights
 
 STACK = "blocks"
 MOMENTUM = resnet_refit.MOMENTUM
@@ -319,7 +318,7 @@ def prunable_resnet(
         activations={STACK: activations.linen_activations(module, names)},
         train_apply=train_apply,
         batch_statistics=batch_statistics,
-        attach=_attach,
+        attach=blocks.attach,
         refit={
             STACK: resnet_refit.refit(
                 module, [_block(smaller, index) for index in range(depth)]
@@ -338,22 +337,6 @@ def _init(module: ResNet, key: jax.Array) -> dict[str, Any]:
 
     images = jnp.zeros((1, *module.config.image_shape))
     return initialize.draw(jax.eval_shape(module.init, key, images), key, rule)
-
-
-def _attach(
-    variables: Any, stack: str, maps: Mapping[int, prunable.LinearMap]
-) -> dict[str, Any]:
-    """Adds linear maps at the end of blocks; onto one that is there, by composition."""
-    del stack
-    params = dict(variables["params"])
-    for block, (kernel, bias) in maps.items():
-        name = f"block_{block}"
-        if old := params[name].get("adapter"):
-            highest = jax.lax.Precision.HIGHEST
-            bias = bias + jnp.dot(old["bias"], kernel, precision=highest)
-            kernel = jnp.dot(old["kernel"], kernel, precision=highest)
-        params[name] = {**params[name], "adapter": {"kernel": kernel, "bias": bias}}
-    return {**variables, "params": params}
 
 
 def weight_table(config: ResNetConfig) -> weights.Table:
