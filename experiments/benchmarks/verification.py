@@ -3,7 +3,7 @@ r"""Verification against the published methods and general solvers, on the same 
     python -m experiments.benchmarks.verification --workdir=OUT \
       --data_dir=../shared/data --networks=5_784_10_10,64_784_256_10 --radius=1,2
 
-Every engine gets the same exact network, the same L1 balls and the same limit for each
+Every engine gets the same exact network, the same balls and the same limit for each
 query. Ours is the cascade as a user runs it; compilation is counted for none. A peer
 that is not installed is named as skipped. `verification.json` holds a row for each
 network, radius and peer; `verification.png` shows how many queries each engine decides
@@ -24,7 +24,7 @@ from experiments.benchmarks.baselines import killable, our_form
 from experiments.benchmarks.verification_report import OURS
 from jaxsnn import integer
 from jaxsnn.sat import backends, replay
-from jaxsnn.sat.query import Query, Stage, l1_query
+from jaxsnn.sat.query import Query, Stage, l1_query, linf_query
 from jaxsnn.sat.spec import IntegerNetwork
 
 # Peer -> the package it needs and its module among the baselines.
@@ -34,6 +34,7 @@ _PUBLISHED = {
     "search": ("jax", "direct_search"),
 }
 _MEASUREMENTS = "measurements.jsonl"
+_BALLS = {"l1": l1_query, "linf": linf_query}
 
 STAGES = ("bounds", "attack", "solve")
 
@@ -57,7 +58,8 @@ flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
-flags.DEFINE_list("radius", ["1", "2"], "Radii of the L1 balls.", flag_values=FLAGS)
+flags.DEFINE_enum("norm", "l1", list(_BALLS), "Norm of the balls.", flag_values=FLAGS)
+flags.DEFINE_list("radius", ["1", "2"], "Radii of the balls.", flag_values=FLAGS)
 flags.DEFINE_float("timeout_s", 15.0, "Limit of each query.", flag_values=FLAGS)
 flags.DEFINE_list(
     "stages", list(STAGES), "Stages of the cascade, for ablation.", flag_values=FLAGS
@@ -77,13 +79,35 @@ class Task:
 
     name: str
     network: IntegerNetwork
+    norm: str
     samples: tuple[int, ...]
     radii: tuple[int, ...]
     queries: tuple[tuple[Query, ...], ...]
 
 
+def parse_radii(items: Sequence[str]) -> list[int]:
+    """Returns radii in ascending order, each once.
+
+    Raises:
+        UsageError: naming what was given and what would be valid.
+    """
+    try:
+        radii = sorted({int(radius) for radius in items})
+        if not radii or radii[0] < 0:
+            raise ValueError
+    except ValueError:
+        raise run_state.usage_error(
+            "radius", list(items), "must be whole numbers, 0 or more"
+        ) from None
+    return radii
+
+
 def make_tasks(
-    data_dir: str, names: Sequence[str], num_samples: int, radii: Sequence[int]
+    data_dir: str,
+    names: Sequence[str],
+    num_samples: int,
+    radii: Sequence[int],
+    norm: str = "l1",
 ) -> list[Task]:
     """Returns the queries about the published samples, robustness of the prediction.
 
@@ -92,13 +116,17 @@ def make_tasks(
     """
     chosen = published.samples(published.verdicts(data_dir))[:num_samples]
     return [
-        make_task(entry, data_dir, chosen, radii)
+        make_task(entry, data_dir, chosen, radii, norm)
         for entry in published.select(data_dir, names)
     ]
 
 
 def make_task(
-    entry: published.Network, data_dir: str, chosen: Sequence[int], radii: Sequence[int]
+    entry: published.Network,
+    data_dir: str,
+    chosen: Sequence[int],
+    radii: Sequence[int],
+    norm: str = "l1",
 ) -> Task:
     """Returns the queries about some samples of one network."""
     from jaxsnn import coding
@@ -112,8 +140,9 @@ def make_task(
         pixels = dataset.images[sample].reshape(-1)
         steps = coding.latency(pixels, entry.num_steps, dataset.max_value)
         label = replay.prediction(replay.spike_steps(network, steps)[-1])
-        queries.append(tuple(l1_query(steps, label, r, entry.num_steps) for r in radii))
-    return Task(entry.name, network, tuple(chosen), tuple(radii), tuple(queries))
+        ball = _BALLS[norm]
+        queries.append(tuple(ball(steps, label, r, entry.num_steps) for r in radii))
+    return Task(entry.name, network, norm, tuple(chosen), tuple(radii), tuple(queries))
 
 
 def measure_ours(
@@ -169,6 +198,7 @@ def _record(
     return {
         "network": task.name,
         "sample": task.samples[position],
+        "norm": task.norm,
         "radius": task.radii[index],
         "engine": engine,
         "verdict": result.verdict.value,
@@ -255,20 +285,13 @@ def main(argv: Sequence[str]) -> None:
             raise run_state.usage_error(
                 "stages", stage, f"must be among {', '.join(STAGES)}"
             )
-    try:
-        radii = sorted({int(radius) for radius in FLAGS.radius})
-        if not radii or radii[0] < 0:
-            raise ValueError
-    except ValueError:
-        raise run_state.usage_error(
-            "radius", FLAGS.radius, "must be whole numbers, 0 or more"
-        ) from None
+    radii = parse_radii(FLAGS.radius)
     if not FLAGS.timeout_s > 0:
         raise run_state.usage_error("timeout_s", FLAGS.timeout_s, "must be positive")
     data_dir = FLAGS.data_dir
     if data_dir is None:
         raise run_state.usage_error("data_dir", None, "is required: mnist and s4nn")
-    tasks = make_tasks(data_dir, FLAGS.networks, FLAGS.num_samples, radii)
+    tasks = make_tasks(data_dir, FLAGS.networks, FLAGS.num_samples, radii, FLAGS.norm)
     run = run_state.start_run(
         FLAGS.workdir,
         run_state.settings(FLAGS),

@@ -27,7 +27,7 @@ def compare(
     """
     times: dict[Any, list[tuple[float, bool]]] = collections.defaultdict(list)
     for record in records:
-        key = record["network"], record["radius"]
+        key = record["network"], record["norm"], record["radius"]
         within = record["verdict"] in _DECIDED and record["seconds"] <= timeout_s
         times[key, record["engine"], record["sample"]].append(
             (record["seconds"] if within else timeout_s, within)
@@ -46,7 +46,7 @@ def compare(
             ratios = np.divide(peer_seconds, ours_seconds)
             rows.append(
                 {
-                    "name": f"{key[0]} l1 {key[1]}",
+                    "name": f"{key[0]} {key[1]} {key[2]}",
                     "peer": peer,
                     "device": device,
                     "queries": len(samples),

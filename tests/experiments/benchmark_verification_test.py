@@ -13,6 +13,7 @@ from jaxsnn.sat.spec import Dense, IntegerNetwork
 def record(engine, sample, verdict, seconds, radius=1):
     return {
         "network": "net",
+        "norm": "l1",
         "sample": sample,
         "radius": radius,
         "engine": engine,
@@ -83,7 +84,7 @@ def small_task():
         steps = rng.integers(0, 6, 4)
         label = replay.prediction(replay.spike_steps(network, steps)[-1])
         queries.append(tuple(l1_query(steps, label, r, 6) for r in (1, 2)))
-    return verification.Task("small", network, samples, (1, 2), tuple(queries))
+    return verification.Task("small", network, "l1", samples, (1, 2), tuple(queries))
 
 
 def test_a_run_agrees_writes_everything_and_resumes(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from jaxsnn.sat import backends, intervals, replay
 from jaxsnn.sat.backends import Status
 from jaxsnn.sat.encode import encode
+from jaxsnn.sat.pseudo_boolean import Problem
 from jaxsnn.sat.query import Query, l1_query, linf_query
 from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
 from tests.jaxsnn import small_networks
@@ -141,3 +142,31 @@ def test_a_deep_latch_does_not_recurse():
     )
     query = Query(np.array([5, 9]), np.zeros(2, int), np.full(2, 1999), 0)
     assert encode(network, [query]).problem.num_variables > 2000
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), kind=st.sampled_from([l1_query, linf_query]))
+def test_backends_agree_where_nobody_can_enumerate(seed, kind):
+    rng = np.random.default_rng(seed)
+    network = IntegerNetwork(
+        (
+            Dense(rng.integers(-40, 60, (12, 20)), rng.integers(20, 200, 12)),
+            Dense(rng.integers(-40, 60, (4, 12)), rng.integers(20, 200, 4)),
+        ),
+        num_steps=10,
+    )
+    steps = rng.integers(0, 10, 20)
+    label = replay.prediction(replay.spike_steps(network, steps)[-1])
+    queries = [kind(steps, label, radius, 10) for radius in (1, 2)]
+    encoding = encode(network, queries)
+    for assumptions in encoding.assumptions:
+        found = {
+            name: backends.BACKENDS[name](encoding.problem).solve(assumptions, 60.0)
+            for name in backends.installed()
+        }
+        assert len({answer.status for answer in found.values()}) == 1, found.keys()
+
+
+def test_solvers_that_ignore_assumptions_are_refused():
+    with pytest.raises(ValueError, match="kissat"):
+        backends.PysatSession(Problem(), "kissat404")
