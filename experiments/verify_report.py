@@ -66,7 +66,14 @@ def write(path: str | os.PathLike[str], job: "Job", run: results.Run) -> None:
             ],
         )
     ]
-    pictures = counterexample_pictures(job.network, job.dataset, records, _MAX_PICTURES)
+    pictures = counterexample_pictures(
+        job.network,
+        job.dataset,
+        records,
+        _MAX_PICTURES,
+        job.other,
+        plain=job.asked.requirement == "robust",
+    )
     if pictures:
         sections.append(
             html_report.Section(
@@ -188,10 +195,20 @@ def counterexample_pictures(
     dataset: data.Dataset,
     records: Sequence[Mapping[str, Any]],
     limit: int,
+    other: IntegerNetwork | None = None,
+    plain: bool = True,
 ) -> list[tuple["matplotlib.figure.Figure", str]]:
     """Original and perturbed spike steps of the first few changed inputs, as images.
 
     One picture a sample; nothing for inputs that are no grey images.
+
+    Args:
+        network: of the records.
+        dataset: of the records.
+        records: result lines.
+        limit: the most pictures.
+        other: the network that it is compared with, if it is.
+        plain: whether robustness was asked for.
     """
     from matplotlib.figure import Figure
 
@@ -220,13 +237,18 @@ def counterexample_pictures(
             replay.prediction(replay.spike_steps(network, steps)[-1])
             for steps in (clean, moved)
         ]
-        tied = decisions[0] == decisions[1]
+        found = f"counterexample: {decisions[1]}"
+        if other is not None:
+            theirs = replay.prediction(replay.spike_steps(other, moved)[-1])
+            found = f"{decisions[1]}, the other {theirs}"
+        elif plain and decisions[0] == decisions[1]:
+            found = "tied"
         shape = dataset.images.shape[1:]
         figure = Figure(figsize=(7.5, 2.4), layout="constrained")
         panels = figure.subplots(1, 3)
         for axes, steps, title in (
             (panels[0], clean, f"original: {decisions[0]}"),
-            (panels[1], moved, "tied" if tied else f"counterexample: {decisions[1]}"),
+            (panels[1], moved, found),
         ):
             image = axes.imshow(
                 steps.reshape(shape), cmap="gray_r", vmin=0, vmax=num_steps - 1

@@ -80,6 +80,21 @@ class Inputs:
                 self.budget.flips[lit] = Flip(flipped, cost, neuron)
         return chain
 
+    def encoded(self) -> list[int]:
+        """Returns the inputs that have literals; no other can matter."""
+        return [neuron for neuron, _ in self._inputs()]
+
+    def stays(self, neuron: int) -> list[int]:
+        """Returns literals that together say that an input keeps its step.
+
+        Steps after the last informative one are one and the same.
+        """
+        clean, first = int(self._query.spike_steps[neuron]), int(self._low[neuron])
+        return [
+            lit if step >= clean else -lit
+            for step, lit in enumerate(self.chain(neuron), start=first)
+        ]
+
     def restrict(self, query: Query, selected: int) -> None:
         """Keeps `query` when `selected` holds: its windows, failures and budgets."""
         problem, failures = self._problem, self._failures()
