@@ -113,6 +113,18 @@ GROUPS: dict[str, Group] = {
         (*_grid(_EMOTION), *_more("0.9")),
         _PRETRAINED,
     ),
+    "bert_emotion": Group(
+        "BERT (6 layers, 64 wide, trained here) on dair-ai/emotion",
+        ("--train_epochs={epochs}",),
+        (
+            "--model=bert",
+            "--max_length=32",
+            "--dataset=emotion",
+            "--data_dir={data_dir}/emotion",
+        ),
+        (*_grid(_EMOTION), *_more("0.95")),
+        "a small network without pretraining instead of BERT-base",
+    ),
     "minilm_sst2": Group(
         "MiniLM-L6 on SST-2",
         ("--weights={minilm}", "--train_epochs={epochs}"),
