@@ -101,9 +101,17 @@ def error(model, variables, target, inputs):
     return float(np.mean((np.asarray(output) - target)[real] ** 2))
 
 
-@pytest.mark.parametrize("name", MODELS)
+SCANNED = {
+    "bert": bert.prunable_bert(BERT, scan=True),
+    "vit": vit.prunable_vit(VIT, scan=True),
+    "decoder": decoder.prunable_decoder(DECODER, scan=True),
+}
+
+
+@pytest.mark.parametrize("name", SCANNED)
 def test_what_is_left_makes_up_for_what_was_removed(name):
-    model, inputs = MODELS[name]
+    """Scanned here, where blocks are compiled once; listed in the other tests."""
+    model, inputs = SCANNED[name], MODELS[name][1]
     variables = drawn(model)
     target = np.asarray(jax.jit(model.activations[STACK])(variables, inputs)[1][-1])
     made = plan.make_plan(model.stack(STACK), [1])
@@ -112,14 +120,16 @@ def test_what_is_left_makes_up_for_what_was_removed(name):
     assert same is smaller
     assert [f.block for f in told][:2] == [0, 1]
     assert jax.tree.structure(fitted) == jax.tree.structure(pruned)
-    before = error(smaller, pruned, target, inputs)
-    after = error(smaller, fitted, target, inputs)
+    run = jax.jit(smaller.activations[STACK])
+    real = inputs.mask > 0 if hasattr(inputs, "mask") else ...
+    before, after = (
+        np.mean((np.asarray(run(v, inputs)[1][-1]) - target)[real] ** 2)
+        for v in (pruned, fitted)
+    )
     assert after < 0.7 * before
     if name == "bert":  # in place of block 1, block 0 is normalised as it was
-        np.testing.assert_array_equal(
-            fitted["params"]["block_0"]["mlp_norm"]["scale"],
-            variables["params"]["block_1"]["mlp_norm"]["scale"],
-        )
+        old, new = (v["params"]["blocks"]["mlp_norm"] for v in (variables, fitted))
+        np.testing.assert_array_equal(new["scale"][0], old["scale"][1])
 
 
 @pytest.mark.parametrize("name", ["bert", "decoder"])
@@ -165,24 +175,9 @@ def test_padding_is_not_fitted(name):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_scanned_blocks_are_fitted_like_listed_ones():
-    model, inputs = MODELS["bert"]
-    variables = drawn(model)
-    scanned = bert.prunable_bert(BERT, scan=True)
-    made = plan.make_plan(model.stack(STACK), [1])
-    results = []
-    for base, given in ((model, variables), (scanned, blocks.stack(variables))):
-        smaller, pruned = prunable.prune(base, given, made)
-        results.append(refit.refit(base, given, smaller, pruned, made, [inputs])[1])
-    listed, stacked = results
-    for a, b in zip(
-        jax.tree.leaves(blocks.stack(listed)), jax.tree.leaves(stacked), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
 def test_linear_maps_are_not_fitted_to_padding():
-    model, inputs = MODELS["bert"]
+    model = bert.prunable_bert(dataclasses.replace(BERT, num_layers=2))
+    inputs = MODELS["bert"][1]
     variables = drawn(model)
     made = plan.make_plan(model.stack(STACK), [1])
     smaller, pruned = prunable.prune(model, variables, made)
