@@ -1,6 +1,5 @@
 """Similarity of the blocks, and what it takes beside a plain forward pass."""
 
-import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from experiments import json_files, progress
 from experiments.prune_task import Task
 from jaxprune import similarity
-from jaxprune.batches import MaskFn
+from jaxprune.batches import num_examples
 from jaxprune.prunable import Prunable, Variables
 
 TIMING_FILE = "analysis.json"
@@ -34,60 +33,55 @@ def analyse(
         model: whose blocks are compared.
         variables: of the model.
     """
+    functions = {
+        name: similarity.batch_total_fn(activations_fn, task.estimator)
+        for name, activations_fn in model.activations.items()
+    }
+    mask_fns = {name: task.token_masks.get(name, _all_count) for name in functions}
+
+    @jax.jit
+    def step(variables: Variables, inputs: Any, masks: Any) -> Any:
+        # XLA merges the repeated forward passes of a model with several stacks.
+        return {
+            name: function(variables, inputs, masks[name])
+            for name, function in functions.items()
+        }
+
+    def analysis(inputs: Any) -> Any:
+        masks = {name: np.asarray(fn(inputs), bool) for name, fn in mask_fns.items()}
+        return step(variables, inputs, masks)
+
     path = workdir / TIMING_FILE
-    matrices, seconds = {}, 0.0
-    for name, activations_fn in model.activations.items():
-        mask_fn = task.token_masks.get(name)
-        masks = [_mask(mask_fn, inputs) for inputs in calibration]
-        step = jax.jit(similarity.batch_total_fn(activations_fn, task.estimator))
-        matrices[name], spent = _timed_similarity(
-            functools.partial(step, variables), calibration, masks
-        )
-        seconds += spent
-    if not path.exists():
-        forward = _timed_forward(model, variables, calibration)
-        json_files.write_json_atomic(
-            path, {"analysis_seconds": seconds, "forward_seconds": forward}
-        )
-    return matrices
+    forward = None if path.exists() else jax.jit(model.apply)
+    if forward is not None:
+        # Compiled before anything is timed.
+        jax.block_until_ready(analysis(calibration[0]))
+        jax.block_until_ready(forward(variables, calibration[0]))
+    states: Any = None
+    seconds = {"analysis_seconds": 0.0, "forward_seconds": 0.0}
+    for inputs in progress.track(list(calibration), "similarity"):
+        added, spent = _timed(analysis, inputs)
+        seconds["analysis_seconds"] += spent
+        if forward is not None:
+            # In turns, so that a change of the machine's load favours neither.
+            seconds["forward_seconds"] += _timed(forward, variables, inputs)[1]
+        states = added if states is None else _merged(states, added)
+    if forward is not None:
+        json_files.write_json_atomic(path, seconds)
+    return {
+        name: np.asarray(similarity.finish(state)) for name, state in states.items()
+    }
 
 
-def _mask(mask_fn: MaskFn | None, inputs: Any) -> np.ndarray | None:
-    """Returns None where all count: that program is faster."""
-    mask = None if mask_fn is None else np.asarray(mask_fn(inputs), bool)
-    return None if mask is None or mask.all() else mask
+def _all_count(inputs: Any) -> np.ndarray:
+    return np.ones(num_examples(inputs), bool)
 
 
-def _timed_similarity(
-    step: Callable[[Any, np.ndarray | None], similarity.SimilarityState],
-    batches: Sequence[Any],
-    masks: Sequence[np.ndarray | None],
-) -> tuple[np.ndarray, float]:
-    """Returns the matrix, and the seconds it took once compiled."""
-    merge, finish = jax.jit(similarity.merge), jax.jit(similarity.finish)
-    # All that is compiled is compiled before the clock starts.
-    for mask in {mask is None: mask for mask in masks}.values():
-        first = step(batches[0], mask)
-    jax.block_until_ready(finish(merge(first, first)))
+def _merged(states: Any, added: Any) -> Any:
+    return {name: similarity.merge(states[name], added[name]) for name in states}
+
+
+def _timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     started = time.perf_counter()
-    state = None
-    for inputs, mask in progress.track(
-        list(zip(batches, masks, strict=True)), "similarity"
-    ):
-        added = step(inputs, mask)
-        state = added if state is None else merge(state, added)
-        jax.block_until_ready(state)  # so that the progress shown is true
-    assert state is not None
-    matrix = np.asarray(finish(state))
-    return matrix, time.perf_counter() - started
-
-
-def _timed_forward(
-    model: Prunable, variables: Variables, batches: Sequence[Any]
-) -> float:
-    forward = jax.jit(model.apply)
-    jax.block_until_ready(forward(variables, batches[0]))
-    started = time.perf_counter()
-    for inputs in batches:
-        jax.block_until_ready(forward(variables, inputs))
-    return time.perf_counter() - started
+    result = jax.block_until_ready(function(*args))
+    return result, time.perf_counter() - started

@@ -115,10 +115,25 @@ def _certificate_sentence(certificate: Mapping[str, Any]) -> str:
     )
 
 
+def _outcome_sentence(result: Mapping[str, Any]) -> str:
+    removed = result["base"]["num_blocks"] - result["pruned"]["num_blocks"]
+    if removed or result["pruned"]["sparsity"]:
+        return _certificate_sentence(result["certificate"])
+    if not any(attempt["removed"] for attempt in result["rounds"]):
+        return (
+            "Nothing was removed: no blocks are alike at this threshold. A lower "
+            "--threshold makes larger clusters."
+        )
+    return (
+        "Nothing was removed: no cut kept the accuracy. Allow a larger "
+        "--max_accuracy_drop, or train after each cut with --recovery_epochs."
+    )
+
+
 def summary(result: Mapping[str, Any]) -> str:
     """Returns the table that ends a run."""
     table = text_table.render(["", "base", "pruned", "change"], _rows(result))
-    return f"\n{table}\n\n{_certificate_sentence(result['certificate'])}"
+    return f"\n{table}\n\n{_outcome_sentence(result)}"
 
 
 def _write_page(
@@ -159,7 +174,7 @@ def _write_page(
             html_report.Section(
                 "Result",
                 [
-                    _certificate_sentence(result["certificate"]),
+                    _outcome_sentence(result),
                     f"Unpruned model: {result['base']['origin']}. Repairs without "
                     f"gradients: {_shown(result['pruned']['repairs'])}.",
                     html_report.Table(["", "base", "pruned", "change"], _rows(result)),

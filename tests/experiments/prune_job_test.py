@@ -112,3 +112,13 @@ def test_a_fair_baseline_is_fine_tuned_first(base, tmp_path):
     before, _ = checkpoints.load(base)
     after, _ = checkpoints.load(tmp_path / "run" / "base")
     assert not np.array_equal(after["params"]["stem"], before["params"]["stem"])
+
+
+def test_what_could_not_be_removed_is_explained(base, tmp_path, capsys):
+    report = prune(tmp_path / "run", weights=base, max_accuracy_drop=0.0)
+    assert report["pruned"]["num_blocks"] == 3
+    assert report["rounds"][0]["accepted"] is False
+    shown = capsys.readouterr().out
+    assert "Nothing was removed: no cut kept the accuracy" in shown
+    prune(tmp_path / "alike", weights=base, threshold=1.0)
+    assert "no blocks are alike at this threshold" in capsys.readouterr().out
