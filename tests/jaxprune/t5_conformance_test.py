@@ -1,5 +1,7 @@
 """T5 agrees with that of Hugging Face, block by block, and goes back."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ SMALL = {
     "d_model": 16,
     "d_kv": 6,
     "d_ff": 24,
-    "num_layers": 3,
-    "num_decoder_layers": 4,
+    # With the decoder the deeper one, transformers 5 runs out of its cache.
+    "num_layers": 4,
+    "num_decoder_layers": 3,
     "num_heads": 3,
     "relative_attention_num_buckets": 8,
     "relative_attention_max_distance": 10,
@@ -139,7 +142,7 @@ def test_a_pruned_t5_goes_back_to_transformers(tmp_path, kind):
         _, base, tensors = with_own_head(tmp_path / "own", base, tensors)
     config, pruned = read(base, tensors)
     model = t5.prunable_t5(config)
-    for stack, removed in (("encoder", [2]), ("decoder", [1, 3])):
+    for stack, removed in (("encoder", [1, 3]), ("decoder", [2])):
         made = plan.make_plan(model.stack(stack), removed)
         model, pruned = prunable.prune(model, pruned, made)
     config = t5.pruned_config(config, model.structure)
@@ -157,21 +160,22 @@ def test_a_pruned_t5_goes_back_to_transformers(tmp_path, kind):
     assert t5.config_from_hf(*saved) == config
 
 
-def generated(reference, batch, length, **options):
+def generated(reference, batch, length, end_id, **options):
     """What the reference writes, without the first token, and cut after the end."""
     with torch.no_grad():
         rows = reference.generate(
             input_ids=torch.from_numpy(batch.token_ids).long(),
             attention_mask=torch.from_numpy(batch.mask).long(),
             max_new_tokens=length,
+            eos_token_id=end_id,
             **options,
         )
-    return [until_the_end(row[1:].tolist()) for row in rows]
+    return [until(end_id, row[1:].tolist()) for row in rows]
 
 
-def until_the_end(row):
-    row = list(np.asarray(row))
-    return row[: row.index(1) + 1] if 1 in row else row
+def until(end_id, row):
+    row = np.asarray(row).tolist()
+    return row[: row.index(end_id) + 1] if end_id in row else row
 
 
 SEARCHES = {
@@ -191,26 +195,21 @@ STOPPING = {
 @pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES.keys())
 @pytest.mark.parametrize("kind", ["relu", "gated"])
 def test_generated_tokens_are_the_same(tmp_path, kind, options):
-    length = 12
-    rng = np.random.default_rng(4)
-    search = None
-    ends = 0
-    for seed in range(4):
+    length = 8
+    for seed in range(2):
         torch.manual_seed(seed)
         reference = reference_t5(SMALL if kind == "relu" else GATED)
-        with torch.no_grad():  # so that the end comes early at times
-            reference.decoder.final_layer_norm.weight.mul_(rng.uniform(0.3, 1.0))
-            reference.shared.weight[1] += 0.3 * reference.shared.weight.std()
         config, variables = read(*conformance.saved(reference, tmp_path / str(seed)))
         batch = some_pairs(30, [(12, 1), (4, 1), (7, 1), (1, 1), (9, 1)], seed)
-        expected = generated(reference, batch, length, **options)
-        source = text.Text(batch.token_ids, batch.mask)
-        if search is None:
-            search = jax.jit(searching(config, length, **options))
-        ours = [until_the_end(row) for row in search(variables, source)]
+        # A word that it does write ends a sequence.
+        end_id = generated(reference, batch, length, 1)[0][2]
+        expected = generated(reference, batch, length, end_id, **options)
+        config = dataclasses.replace(config, end_id=end_id)
+        search = jax.jit(searching(config, length, **options))
+        written = search(variables, text.Text(batch.token_ids, batch.mask))
+        ours = [until(end_id, row) for row in written]
         assert ours == expected
-        ends += sum(1 in row for row in ours)
-    assert ends > 0
+        assert options["num_beams"] > 1 or min(map(len, ours)) <= 3
 
 
 def searching(config, length, *, num_beams, length_penalty=1.0, early_stopping=False):
