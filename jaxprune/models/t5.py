@@ -9,12 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import activations, layouts, prunable
 from jaxprune import plan as plan_lib
-from jaxprune.models import blocks, huggingface, initialize, weights
-from jaxprune.models.t5_network import T5, T5Config
+from jaxprune.models import (
+    blocks,
+    huggingface,
+    initialize,
+    transformer_refit,
+    weights,
+)
+from jaxprune.models.t5_network import T5, Block, T5Config
 from jaxprune.models.t5_network import base_config as base_config
 from jaxprune.models.t5_network import small_config as small_config
 from jaxprune.models.t5_network import tiny_config as tiny_config
@@ -81,7 +88,38 @@ def prunable_t5(
         apply=module.apply,
         activations=activation_fns,
         attach=None if scan else _attach,
+        refit={name: _refit(module, name) for name in STACKS},
     )
+
+
+def _refit(module: T5, stack: str) -> prunable.Refit:
+    config = module.config
+    depth, adapters = config.num_encoder_layers, config.encoder_adapters
+    if stack == DECODER:
+        depth, adapters = config.num_decoder_layers, config.decoder_adapters
+    alike = dataclasses.replace(
+        config,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        encoder_adapters=(),
+        decoder_adapters=(),
+    )
+    return transformer_refit.refit(
+        module,
+        tuple(Block(alike, index in adapters) for index in range(depth)),
+        ("mlp", "output"),
+        _counted,
+        has_bias=False,
+        within=(stack,),
+    )
+
+
+def _counted(entered: tuple[Any, ...]) -> Array:
+    mask = entered[1][:, 0]
+    if mask.shape[1] == 1:
+        return mask[:, 0]
+    # In a decoder, a token that counts attends to itself.
+    return jnp.diagonal(mask, axis1=1, axis2=2)
 
 
 def _init(module: T5, key: Array) -> dict[str, Any]:

@@ -183,6 +183,7 @@ class Mlp(nn.Module):
         y = encoder.ACTIVATIONS[config.activation](y)
         if config.gated:
             y = y * nn.Dense(size, use_bias=False, name="gate")(x)
+        encoder.tell(self, "features", y)
         return nn.Dense(config.hidden_size, use_bias=False, name="output")(y)
 
 
@@ -212,6 +213,7 @@ class Block(nn.Module):
             x = x + attention(y, memory_mask, source=memory, step=step)
         y = _norm(config, "mlp_norm")(x)
         x = x + Mlp(config, name="mlp")(y)
+        encoder.tell(self, "total", x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
 
@@ -250,15 +252,13 @@ class Stack(nn.Module):
             config.max_distance,
             both_ways=self.both_ways,
         )
-        bias = nn.Embed(config.num_buckets, config.num_heads, name="relative_bias")
+        biases = nn.Embed(config.num_buckets, config.num_heads, name="relative_bias")
+        entered = (x, mask, biases(buckets).transpose(2, 0, 1)[None], source, step)
+        encoder.tell(self, "entered", entered)
         x = blocks.run(
             lambda **options: Block(config, **options),
             self.depth,
-            x,
-            mask,
-            bias(buckets).transpose(2, 0, 1)[None],
-            source,
-            step,
+            *entered,
             scan=self.scan,
             adapters=self.adapters,
         )

@@ -35,6 +35,7 @@ def refit(
     has_bias: bool = True,
     norm: str | None = None,
     classify: Callable[[Any, Array], Array] | None = None,
+    within: Path = (),
 ) -> Refit:
     """Returns how a transformer is fitted anew.
 
@@ -48,11 +49,12 @@ def refit(
             over that of the last of them.
         classify: `(params, x) -> features` of a head called `classifier`; None to leave
             the head as it is.
+        within: which part of the network the blocks are in.
     """
 
     def enter(variables: Any, inputs: Any) -> Any:
         _, seen = module.apply(variables, inputs, mutable=[TOLD])
-        return seen[TOLD]["entered"][0]
+        return _at(seen[TOLD], within)["entered"][0]
 
     head = None
     if classify is not None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import cost, plan, prunable
+from jaxprune import cost, plan, prunable, refit
 from jaxprune.models import t5, text, weights
 from tests.jaxprune import naive
 from tests.jaxprune.relative_position_test import naive_bucket
@@ -366,3 +366,43 @@ def test_configurations_are_read_and_written():
 def test_configurations_that_are_not_supported_are_refused(changes, told):
     with pytest.raises(ValueError, match=told):
         t5.config_from_hf({**HF_CONFIG, **changes})
+
+
+@pytest.mark.parametrize("stack", t5.STACKS)
+def test_blocks_run_one_by_one_as_in_the_network(model, variables, stack):
+    """What `jaxprune.refit` is told of the blocks."""
+    hook = model.refit[stack]
+    _, expected = jax.jit(model.activations[stack])(variables, BATCH)
+    masks = {"encoder": text.token_mask, "decoder": text.decoder_token_mask}
+    carry = jax.jit(hook.enter)(variables, BATCH)
+    for index, block in enumerate(hook.blocks):
+        of_block = {"params": variables["params"][stack][f"block_{index}"]}
+        observe = jax.jit(block.operation.observe, static_argnums=2)
+        seen = observe(of_block, carry, 100)
+        kernel = block.operation.read(of_block).kernel
+        carry = jax.jit(block.forward)(of_block, carry)
+        output = np.asarray(block.output(carry))
+        np.testing.assert_allclose(output, expected[index], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(seen.total, output.reshape(-1, 8), atol=1e-4)
+        assert seen.features.shape == (len(seen.total), len(kernel))
+        assert seen.counted.tolist() == masks[stack](BATCH).reshape(-1).tolist()
+
+
+def test_a_refit_block_stands_for_a_removed_one(model, variables):
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(2, 12, rng.integers(3, 9)).tolist() for _ in range(64)]
+    batch, _ = text.pairs(sequences, sequences, start_id=0, lengths=(8, 8))
+    made = plan.make_plan(model.stack("decoder"), [1])
+    smaller, pruned = prunable.prune(model, variables, made)
+    arguments = (model, variables, smaller, pruned, made, [batch])
+    healed, fresh, _ = refit.refit(*arguments, positions=8)
+    assert jax.tree.map(np.shape, fresh) == jax.tree.map(np.shape, pruned)
+    counted = text.decoder_token_mask(batch)
+
+    def last(model, variables):
+        return jax.jit(model.activations["decoder"])(variables, batch)[1][-1][counted]
+
+    wanted = last(model, variables)
+    before = np.mean(np.square(last(smaller, pruned) - wanted))
+    after = np.mean(np.square(last(healed, fresh) - wanted))
+    assert after < before / 2
