@@ -39,18 +39,7 @@ def latency(pixels: IntegerArray, num_steps: int, max_value: int = 255) -> Integ
     array([ 0,  7, 14, 15], dtype=int32)
     """
     _check_code(num_steps, max_value)
-    if pixels.dtype.kind not in "iu":
-        raise ValueError(
-            f"pixels have type {pixels.dtype}; the code takes integer grey levels "
-            "(multiply by max_value and round first)"
-        )
-    if isinstance(pixels, np.ndarray) and pixels.size:
-        darkest, brightest = int(pixels.min()), int(pixels.max())
-        if darkest < 0 or brightest > max_value:
-            raise ValueError(
-                f"grey levels from {darkest} to {brightest}; they must lie in "
-                f"0 .. max_value = {max_value}"
-            )
+    _check_grey(pixels, max_value)
     darkness = max_value - pixels.astype(np.int32)
     return darkness * (num_steps - 1) // max_value
 
@@ -110,13 +99,14 @@ def bernoulli_rate(
       `[T, ...]` booleans.
 
     Raises:
-      ValueError: `num_steps < 2` or `max_value < 1`.
+      ValueError: as `latency`.
 
     >>> spikes = bernoulli_rate(jax.random.key(0), jnp.array([0, 255]), num_steps=5)
     >>> spikes.sum(axis=0).tolist()
     [0, 5]
     """
     _check_code(num_steps, max_value)
+    _check_grey(pixels, max_value)
     # An integer draw in 0 .. max_value - 1: no rounding decides whether x spikes.
     draws = jax.random.randint(key, (num_steps, *pixels.shape), 0, max_value)
     return draws < pixels.astype(jnp.int32)[None]
@@ -137,17 +127,34 @@ def even_rate(
       `floor(t x / max_value)`.
 
     Raises:
-      ValueError: `num_steps < 2` or `max_value < 1`.
+      ValueError: as `latency`.
 
     >>> even_rate(np.array([0, 128, 255]), num_steps=4).astype(int).T.tolist()
     [[0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]]
     """
     _check_code(num_steps, max_value)
+    _check_grey(pixels, max_value)
     xp = np if isinstance(pixels, np.ndarray) else jnp
     steps = xp.arange(num_steps + 1, dtype=np.int32)
     steps = steps.reshape((-1,) + (1,) * pixels.ndim)
     counts = steps * pixels.astype(np.int32)[None] // max_value
     return counts[1:] > counts[:-1]
+
+
+def _check_grey(pixels: np.ndarray | jax.Array, max_value: int) -> None:
+    """Raises ValueError unless these are grey levels, as far as values are known."""
+    if pixels.dtype.kind not in "iu":
+        raise ValueError(
+            f"pixels have type {pixels.dtype}; the code takes integer grey levels "
+            "(multiply by max_value and round first)"
+        )
+    if isinstance(pixels, np.ndarray) and pixels.size:
+        darkest, brightest = int(pixels.min()), int(pixels.max())
+        if darkest < 0 or brightest > max_value:
+            raise ValueError(
+                f"grey levels from {darkest} to {brightest}; they must lie in "
+                f"0 .. max_value = {max_value}"
+            )
 
 
 def _check_code(num_steps: int, max_value: int) -> None:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import network
-from jaxsnn.sat.response import STEP, peak
+from jaxsnn.sat.response import peak
 
 # Multiplications per example above which sorting pays on a CPU (measured).
 _MANY_MULTIPLICATIONS = 2**17
@@ -68,7 +68,7 @@ def _fire(
     steps: jax.Array,
     num_steps: int,
 ) -> jax.Array:
-    if layer.response == STEP and layer.delays is None:
+    if network.is_instant(layer):
         return spike_steps(neurons.weights, steps, neurons.threshold, num_steps)
     return by_responses(layer, neurons, steps, num_steps)
 

@@ -117,6 +117,11 @@ class EarliestPool2D:
 Layer = Dense | Conv2D | EarliestPool2D
 
 
+def is_instant(layer: Dense | Conv2D) -> bool:
+    """Whether every spike counts at once and for ever."""
+    return layer.response == STEP and layer.delays is None
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """What does not change in training; hashable, so it can be a static argument.

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import events, low_precision, network
-from jaxsnn.sat.response import STEP
 from jaxsnn.training import Gradient
 
 # The published initial weights are uniform in [0, 5] for 784 inputs and in [0, 10] for
@@ -109,7 +108,7 @@ def gradient(config: network.NetworkConfig, rule: Rule) -> Gradient:
     for layer in config.layers:
         if not isinstance(layer, network.Dense):
             raise ValueError(f"{layer}: the S4NN rule is defined for dense layers")
-        if layer.response != STEP or layer.delays is not None:
+        if not network.is_instant(layer):
             raise ValueError(
                 "the S4NN rule is defined for spikes that count at once and for ever; "
                 "surrogate gradients learn with delays and responses"

@@ -138,16 +138,14 @@ def output_bounds(
 def _num_bins(config: network.NetworkConfig, surrogate: Surrogate) -> int:
     """Returns `G`; delays and responses count steps, and need a bin for each."""
     num_bins = min(surrogate.num_bins or config.num_steps, config.num_steps)
-    if num_bins < config.num_steps and not all(map(_instant, config.neuron_layers)):
+    if num_bins < config.num_steps and not all(
+        map(network.is_instant, config.neuron_layers)
+    ):
         raise ValueError(
             f"num_bins={surrogate.num_bins} must be None, or at least "
             f"{config.num_steps}, for layers with delays or a response in time"
         )
     return num_bins
-
-
-def _instant(layer: network.Dense | network.Conv2D) -> bool:
-    return layer.response == STEP and layer.delays is None
 
 
 def _bins(steps: jax.Array, num_steps: int, num_bins: int) -> jax.Array:
@@ -171,7 +169,7 @@ def _output_bins(
     """Returns `[B, C]` bins in which the outputs spike, seen in bins throughout."""
     remaining = iter(neurons)
     first = config.layers[0]
-    if isinstance(first, network.Dense) and _instant(first):
+    if isinstance(first, network.Dense) and network.is_instant(first):
         weights, threshold = next(remaining)
         bins = _bins(steps, config.num_steps, num_bins)
         potentials = binned_potentials(weights, bins, num_bins)

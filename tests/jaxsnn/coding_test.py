@@ -54,6 +54,16 @@ def test_even_rate_counts_and_spacing():
     assert np.array_equal(traced, spikes)
 
 
+def test_bernoulli_rate_is_a_function_of_its_key():
+    pixels = jnp.full((3, 3), 100)
+    one, again, other = (
+        coding.bernoulli_rate(jax.random.key(seed), pixels, 20) for seed in (0, 0, 1)
+    )
+    assert one.shape == (20, 3, 3)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
 def test_bernoulli_rate_has_the_right_mean_and_exact_ends():
     pixels = jnp.array([0, 64, 255])
     spikes = coding.bernoulli_rate(jax.random.key(1), pixels, num_steps=4000)
@@ -76,6 +86,16 @@ def test_bernoulli_rate_has_the_right_mean_and_exact_ends():
         (lambda: coding.pixel_window(np.array([1]), -0.1, 8), "eps=-0.1"),
         (lambda: coding.pixel_window(np.array([1]), 0.1, 257), "num_steps=257"),
         (lambda: coding.even_rate(np.array([1]), 0), "num_steps=0"),
+        (lambda: coding.even_rate(np.array([0.5]), 8), "float64"),
+        (lambda: coding.even_rate(np.array([17]), 8, 16), "17"),
+        (
+            lambda: coding.bernoulli_rate(jax.random.key(0), jnp.array([0.5]), 8),
+            "float32",
+        ),
+        (
+            lambda: coding.bernoulli_rate(jax.random.key(0), jnp.array([1]), 8, 0),
+            "max_value=0",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
