@@ -5,9 +5,10 @@ level before and the neuron's own earlier ones; a flip of an input's spike is a 
 and the budget is one cardinality. The problem is of the same form as that of spike
 times, and the same solvers decide it.
 
-A constraint of a first-layer neuron at step `t` has `D (t + 1)` terms, so problems grow
-with `N D T^2`: networks of the published sizes (784-20-10, five to eight steps) are
-small, and hundreds of neurons over tens of steps are not.
+A constraint of a first-layer neuron at step `t` has up to `D (t + 1)` terms, of which
+those are left out that cannot tip it within the budget. Problems grow with `N D T^2`:
+networks of the published sizes (784-20-10, five to eight steps) are small, and hundreds
+of neurons over tens of steps are not.
 """
 
 import dataclasses
@@ -124,6 +125,7 @@ class _Encoder:
         self.network = network
         self.problem = Problem()
         self.clean = query.spikes
+        self.budget = query.max_flips
         self.levels = propagate(network, query)
         self.literals: dict[tuple[int, int, int], int] = {}
         self.flips: dict[tuple[int, int], int] = {}
@@ -148,17 +150,59 @@ class _Encoder:
     def _crossing(self, depth: int, neuron: int, step: int) -> int:
         layer = self.network.layers[depth - 1]
         weights, threshold = layer.weights[neuron], int(layer.thresholds[neuron])
-        factors = self.network.factors(step)
-        terms = [
-            (factor * int(weights[source]), self.spiked(depth - 1, int(source), tau))
-            for tau, factor in enumerate(factors)
-            for source in np.flatnonzero(weights)
-        ]
-        terms += [
-            (-factor * threshold, self.spiked(depth, neuron, tau))
+        factors = np.array(self.network.factors(step))
+        limit = int(factors[-1]) * threshold
+        resets = [
+            (-int(factor) * threshold, self.spiked(depth, neuron, tau))
             for tau, factor in enumerate(factors[1:])
         ]
-        return self.problem.at_least(terms, factors[-1] * threshold + 1)
+        sums = factors[:, None] * weights  # [t + 1, D]
+        matters = sums != 0
+        if depth == 1:
+            clean = self.clean[: step + 1]
+            # What earlier spikes of the neuron leave open.
+            least = sum(weight for weight, lit in resets if lit != FALSE)
+            most = sum(weight for weight, lit in resets if lit == TRUE)
+            missing = limit + 1 - int(sums[clean].sum())
+            gains = np.where(clean, -sums, sums)
+            matters &= _tipping(gains, missing - most, missing - least, self.budget)
+            limit -= int(sums[clean & ~matters].sum())
+        terms = [
+            (int(sums[place]), self.spiked(depth - 1, int(place[1]), int(place[0])))
+            for place in map(tuple, np.argwhere(matters))
+        ]
+        return self.problem.at_least(terms + resets, limit + 1)
+
+
+def _tipping(gains: np.ndarray, lowest: int, highest: int, budget: int) -> np.ndarray:
+    """Which of at most `budget` flips can decide whether their gains reach a bound.
+
+    Args:
+      gains: of the flips, of both signs.
+      lowest: the least that the bound may be.
+      highest: the most.
+      budget: number of flips.
+
+    Returns:
+      Booleans of the same shape. Whatever the bound is, the sum of the gains of all
+      flips that are made reaches it if and only if the sum of those chosen here does.
+    """
+    if budget == 0:
+        return np.zeros(gains.shape, bool)
+
+    def best(gains: np.ndarray) -> int:
+        """The most that one flip less than the budget can gain."""
+        top = np.sort(np.maximum(gains, 0), axis=None)[::-1]
+        return int(top[: budget - 1].sum())
+
+    # A flip that helps must reach the bound with others; one that harms must spoil
+    # what others reach. So too for a bound that is reached without any flip.
+    matters = np.zeros(gains.shape, bool)
+    if highest > 0:
+        matters |= best(gains) + np.maximum(gains, 0) >= max(lowest, 1)
+    if lowest <= 0:
+        matters |= best(-gains) + np.maximum(-gains, 0) >= 1 - min(highest, 0)
+    return matters
 
 
 def encode(network: RateNetwork, queries: Sequence[RateQuery]) -> RateEncoding:

@@ -5,13 +5,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from jaxsnn.sat import backends, rate
-from jaxsnn.sat.backends import Session, Status
+from jaxsnn.sat.backends import Answer, Session, Status
 from jaxsnn.sat.query import Result, Stage, Verdict
 from jaxsnn.sat.rate import RateNetwork, RateQuery
 from jaxsnn.sat.rate_encode import RateEncoding, decided, encode, propagate
-
-_TURN_SECONDS = 0.3
-_TURN_GROWTH = 2.0
+from jaxsnn.sat.solve import take_turns
 
 
 def solve_each(
@@ -36,10 +34,10 @@ def solve_each(
       ValueError: an unknown backend, or queries that are not nested.
       RuntimeError: a solver's model that does not replay; a defect of the program.
     """
-    for name in names:
-        if name not in backends.BACKENDS:
+    for wanted in names:
+        if wanted not in backends.BACKENDS:
             known = ", ".join(backends.BACKENDS)
-            raise ValueError(f"backend {name!r} is not one of {known}")
+            raise ValueError(f"backend {wanted!r} is not one of {known}")
     encoding: RateEncoding | None = None
     sessions: dict[str, Session] = {}
     found: Result | None = None
@@ -52,9 +50,14 @@ def solve_each(
             result = _without_solver(network, query)
             if result is None:
                 encoding = encoding or encode(network, queries)
-                result = _take_turns(
-                    network, encoding, index, sessions, names, started + seconds
+                name, answer = take_turns(
+                    encoding.problem,
+                    encoding.assumptions[index],
+                    sessions,
+                    names,
+                    deadline=started + seconds,
                 )
+                result = _judge(network, encoding, query, name, answer)
             elapsed = time.monotonic() - started
             result = dataclasses.replace(result, seconds=elapsed)
             found = result if result.verdict is Verdict.FALSIFIED else None
@@ -74,35 +77,23 @@ def _without_solver(network: RateNetwork, query: RateQuery) -> Result | None:
     return None
 
 
-def _take_turns(
+def _judge(
     network: RateNetwork,
     encoding: RateEncoding,
-    index: int,
-    sessions: dict[str, Session],
-    names: Sequence[str],
-    deadline: float,
+    query: RateQuery,
+    name: str | None,
+    answer: Answer,
 ) -> Result:
-    turn = _TURN_SECONDS if len(names) > 1 else float("inf")
-    while True:
-        for name in names:
-            if time.monotonic() >= deadline:
-                return Result(Verdict.TIMEOUT)
-            if name not in sessions:
-                sessions[name] = backends.BACKENDS[name](encoding.problem)
-            left = max(deadline - time.monotonic(), 0.0)
-            answer = sessions[name].solve(encoding.assumptions[index], min(turn, left))
-            if answer.status is Status.UNSATISFIABLE:
-                return Result(Verdict.ROBUST, Stage.SOLVE, name)
-            if answer.status is Status.SATISFIABLE:
-                spikes = encoding.decode(set(answer.model))
-                query = encoding.queries[index]
-                outputs = rate.spike_trains(network, spikes)[-1]
-                if not (query.admits(spikes) and query.violated_by(outputs)):
-                    raise RuntimeError(
-                        f"{name} returned a model whose input does not replay; please "
-                        "report this network and query"
-                    )
-                return Result(
-                    Verdict.FALSIFIED, Stage.SOLVE, name, counterexample=spikes
-                )
-        turn *= _TURN_GROWTH
+    match answer.status:
+        case Status.UNSATISFIABLE:
+            return Result(Verdict.ROBUST, Stage.SOLVE, name)
+        case Status.INTERRUPTED:
+            return Result(Verdict.TIMEOUT)
+    spikes = encoding.decode(set(answer.model))
+    outputs = rate.spike_trains(network, spikes)[-1]
+    if not (query.admits(spikes) and query.violated_by(outputs)):
+        raise RuntimeError(
+            f"{name} returned a model whose input does not replay; please report this "
+            "network and query"
+        )
+    return Result(Verdict.FALSIFIED, Stage.SOLVE, name, counterexample=spikes)

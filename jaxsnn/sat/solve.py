@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from jaxsnn.sat import backends, replay
 from jaxsnn.sat.backends import Answer, Session, Status
 from jaxsnn.sat.encode import Encoding, encode
+from jaxsnn.sat.pseudo_boolean import Problem
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.spec import IntegerNetwork
 
@@ -67,8 +68,12 @@ def solve_each(
             if result is not None and result.verdict is Verdict.FALSIFIED:
                 yield _inherit(result)
                 continue
-            solver, answer = _take_turns(
-                encoding, index, sessions, names, deadline=started + seconds
+            solver, answer = take_turns(
+                encoding.problem,
+                encoding.assumptions[index],
+                sessions,
+                names,
+                deadline=started + seconds,
             )
             elapsed = time.monotonic() - started
             result = _judge(network, encoding, index, solver, answer, elapsed)
@@ -90,13 +95,25 @@ def _inherit(result: Result) -> Result:
     )
 
 
-def _take_turns(
-    encoding: Encoding,
-    index: int,
+def take_turns(
+    problem: Problem,
+    assumptions: Sequence[int],
     sessions: dict[str, Session],
     names: Sequence[str],
     deadline: float,
 ) -> tuple[str | None, Answer]:
+    """Solves a problem by several backends in turns of growing length.
+
+    Args:
+      problem: what to solve.
+      assumptions: literals that hold in this call.
+      sessions: the solvers begun so far, by name; receives those that join.
+      names: backends, in order; one alone runs to the end.
+      deadline: of the monotonic clock.
+
+    Returns:
+      The backend that answered, None if none did in time, and its answer.
+    """
     scale = 1.0 if len(names) > 1 else float("inf")
     while True:
         for name in names:
@@ -106,10 +123,10 @@ def _take_turns(
             if left <= 0:
                 return None, Answer(Status.INTERRUPTED)
             if name not in sessions:
-                sessions[name] = backends.BACKENDS[name](encoding.problem)
+                sessions[name] = backends.BACKENDS[name](problem)
                 left = deadline - time.monotonic()
             answer = sessions[name].solve(
-                encoding.assumptions[index],
+                assumptions,
                 max(min(scale * _TURN_SECONDS[name], left), 0.0),
             )
             if answer.status is not Status.INTERRUPTED:
