@@ -120,24 +120,31 @@ def test_every_backend_equals_enumeration_incrementally(backend, data):
     session.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_input_is_judged_as_the_simulator_judges_it(data):
-    # Neurons that spike several times, so that resets decide.
-    values = st.lists(st.integers(-1, 5), min_size=4, max_size=4)
-    thresholds = st.lists(st.integers(1, 4), min_size=2, max_size=2)
-    layers = [
-        LIF(np.reshape(data.draw(values), (2, 2)), np.array(data.draw(thresholds)))
-        for _ in range(2)
-    ]
+    # Neurons that spike several times, so that resets decide, and outputs that let
+    # every spike of theirs be seen.
+    weights = data.draw(st.lists(st.integers(-2, 6), min_size=6, max_size=6))
+    thresholds = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=2))
+    layers = (
+        LIF(np.reshape(weights, (2, 3)), np.array(thresholds)),
+        LIF(np.array([[2, 0], [0, 2]]), np.array([1, 1])),
+    )
     leak = data.draw(st.sampled_from([Leak(1, 0), Leak(1, 1), Leak(3, 2)]))
-    network = RateNetwork(tuple(layers), num_steps=4, leak=leak)
-    clean = np.zeros((4, 2), bool)
-    query = RateQuery(clean, data.draw(st.integers(0, 1)), 8, Tie.S4NN)
+    network = RateNetwork(layers, num_steps=4, leak=leak)
+    spikes = data.draw(st.lists(st.booleans(), min_size=12, max_size=12))
+    clean, label = np.reshape(spikes, (4, 3)), data.draw(st.integers(0, 1))
+    tie = data.draw(st.sampled_from(list(Tie)))
+    query = RateQuery(clean, label, data.draw(st.integers(1, 2)), tie)
     encoding = rate_encode.encode(network, [query])
     session = backends.PysatSession(encoding.problem)
     for point in admissible(query):
-        flips = [lit if point[place] else -lit for place, lit in encoding.flips.items()]
+        # Flips that cannot matter have no literal.
+        flips = [
+            lit if point[place] != clean[place] else -lit
+            for place, lit in encoding.flips.items()
+        ]
         answer = session.solve([*encoding.assumptions[0], *flips], seconds=10.0)
         broken = query.violated_by(rate.spike_trains(network, point)[-1])
         assert (answer.status is Status.SATISFIABLE) == broken
