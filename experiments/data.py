@@ -9,6 +9,7 @@
 | image_folder | `train/class/name.jpg`, `test/class/name.jpg` | train, test |
 | emotion | `train.txt`, `val.txt`, `test.txt`: `text;label` | train, validation, test |
 | sst2 | `train.tsv`, `dev.tsv`, `test.tsv` | train, validation, test |
+| sorted_digits | none: a formula gives it | train, validation, test |
 
 `data_dir` is the directory of the data set, or the one above it when the directory of
 the data set bears its name.
@@ -28,7 +29,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from experiments import image_folder, run_state
+from experiments import image_folder, run_state, toy_seq2seq
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Dataset:
             `[N, 4]` uint8 in millimetres; None for texts.
         texts: N strings; None for images.
         max_value: largest value an image of this data set can have; None for texts.
+        answers: what is to be written about each text, where no class says it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     images: np.ndarray | None = None
     texts: tuple[str, ...] | None = None
     max_value: int | None = None
+    answers: tuple[str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -90,12 +93,12 @@ def splits(name: str) -> tuple[str, ...]:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Returns the names of the classes of a data set of texts.
+    """Returns the names of the classes of a data set of texts, if it has classes.
 
     >>> class_names("sst2")
     ('negative', 'positive')
     """
-    return _TEXT_FORMATS[name][1]
+    return _TEXT_FORMATS[name][1] if name in _TEXT_FORMATS else ()
 
 
 def check_dataset(
@@ -372,6 +375,15 @@ def _load_text(
     )
 
 
+def _load_sorted_digits(
+    name: str, split: str, directory: pathlib.Path, limit: int | None
+) -> Dataset:
+    del directory
+    texts, answers = (part[:limit] for part in toy_seq2seq.sorted_digits(split))
+    labels = np.zeros(len(texts), np.int32)
+    return Dataset(name, split, labels, (), texts=texts, answers=answers)
+
+
 _IDX_FILES: dict[str, tuple[str, ...]] = {
     split: (f"{stem}-images-idx3-ubyte.gz", f"{stem}-labels-idx1-ubyte.gz")
     for split, stem in (("train", "train"), ("test", "t10k"))
@@ -400,4 +412,5 @@ _SOURCES: dict[str, _Source] = {
         _load_text,
         {"train": ("train.tsv",), "validation": ("dev.tsv",), "test": ("test.tsv",)},
     ),
+    "sorted_digits": _Source(_load_sorted_digits, {**_NO_FILES, "validation": ()}),
 }

@@ -27,6 +27,8 @@ class Kind(enum.Enum):
 
     IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10_jpeg", "image_folder")
     TEXTS = ("emotion", "sst2")
+    # Texts whose answers are more than the name of a class.
+    PAIRS = ("sorted_digits",)
 
 
 def kind(name: str, dataset: str) -> Kind:
@@ -39,9 +41,12 @@ def kind(name: str, dataset: str) -> Kind:
     holds = next((k for k in Kind if dataset in k.value), None)
     if ":" in name:
         _check_own(name)
+        if holds is Kind.PAIRS:
+            raise run_state.usage_error("dataset", dataset, "is for --model=t5")
         reads = holds
     elif name in ("bert", "t5"):
-        reads = Kind.TEXTS
+        pairs = name == "t5" and holds is Kind.PAIRS
+        reads = Kind.PAIRS if pairs else Kind.TEXTS
     elif name in ("small_resnet", "vit") or resnet_depth(name):
         reads = Kind.IMAGES
     else:
@@ -50,7 +55,7 @@ def kind(name: str, dataset: str) -> Kind:
         known = Kind.IMAGES if reads is None else reads
         valid = f"{kinds[known]}: {', '.join(known.value)}"
         raise run_state.usage_error("dataset", dataset, valid)
-    if holds is Kind.TEXTS and importlib.util.find_spec("tokenizers") is None:
+    if holds is not Kind.IMAGES and importlib.util.find_spec("tokenizers") is None:
         raise run_state.usage_error(
             "model",
             name,
@@ -134,7 +139,7 @@ def check_weights(name: str, path: str, reads: Kind) -> None:
         raise run_state.usage_error(
             "weights", path, "holds neither *.safetensors nor a checkpoint"
         )
-    if reads is Kind.TEXTS and ":" not in name:
+    if reads is not Kind.IMAGES and ":" not in name:
         read_config(path, name)
         files = ("tokenizer.json", "vocab.txt")
         if not any((directory / file).is_file() for file in files):

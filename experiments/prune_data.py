@@ -147,6 +147,9 @@ def without_texts(
     rows = [row for row, text in enumerate(dataset.texts) if text not in known]
     texts = tuple(dataset.texts[row] for row in rows)
     kept = dataclasses.replace(dataset, texts=texts, labels=dataset.labels[rows])
+    if dataset.answers is not None:
+        answers = tuple(dataset.answers[row] for row in rows)
+        kept = dataclasses.replace(kept, answers=answers)
     return kept, len(dataset) - len(rows)
 
 

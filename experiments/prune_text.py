@@ -1,6 +1,7 @@
 """Texts as inputs of a network: to be classified, or answered in words."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def to_answer(
     end_id: int,
     train: data.Dataset,
 ) -> prune_data.PrepareFn:
-    """Returns what makes `Seq2Seq` whose answer is the name of the class.
+    """Returns what makes `Seq2Seq` of texts and answers, or the names of their classes.
 
     Args:
         tokenizer: of the model.
@@ -67,17 +68,24 @@ def to_answer(
         train: the training split; its longest text decides the length.
     """
     length = _common_length(tokenizer, max_length, train)
-    answers = [
-        ids if ids[-1:] == [end_id] else [*ids, end_id]
-        for ids in text_tokenizers.encode(tokenizer, train.class_names)
-    ]
-    longest = max(map(len, answers))
+
+    def written(answers: Sequence[str]) -> list[list[int]]:
+        return [
+            ids if ids[-1:] == [end_id] else [*ids, end_id]
+            for ids in text_tokenizers.encode(tokenizer, answers)
+        ]
+
+    named = written(train.class_names)
+    longest = max(map(len, named or written(train.answers or ())))
 
     def prepare(dataset: data.Dataset) -> tuple[Any, np.ndarray]:
         sequences = text_tokenizers.encode(tokenizer, dataset.texts or (), length)
-        written = [answers[label] for label in dataset.labels]
+        if dataset.answers is None:
+            targets = [named[label] for label in dataset.labels]
+        else:
+            targets = written(dataset.answers)
         return text.pairs(
-            sequences, written, start_id=start_id, lengths=(length, longest)
+            sequences, targets, start_id=start_id, lengths=(length, longest)
         )
 
     return prepare
