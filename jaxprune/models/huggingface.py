@@ -107,7 +107,8 @@ def num_labels(config: JsonObject) -> int:
     >>> num_labels({"id2label": {"0": "joy", "1": "anger", "2": "fear"}})
     3
     """
-    return int(config.get("num_labels") or len(config.get("id2label") or "ab"))
+    named = config.get("id2label")
+    return int(config.get("num_labels") or (len(named) if named else 2))
 
 
 def pruned(base: JsonObject, num_layers: int, **changes: Any) -> dict[str, Any]:

@@ -24,6 +24,11 @@ transformers = pytest.importorskip("transformers")
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def randomize(model, scale=1.0):
     """Weights of which none leaves things as they are, norms and biases too."""
     generator = torch.Generator().manual_seed(0)
@@ -280,10 +285,10 @@ FAMILIES = {
 }
 
 
-def causal_reference(family):
+def causal_reference(family, scale=1.0):
     name, options = FAMILIES[family]
     config = getattr(transformers, f"{name}Config")(**SMALL_DECODER, **options)
-    return randomize(getattr(transformers, f"{name}ForCausalLM")(config))
+    return randomize(getattr(transformers, f"{name}ForCausalLM")(config), scale)
 
 
 def read_decoder(config, tensors):
@@ -322,28 +327,37 @@ def test_decoders(tmp_path, family):
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
 def test_greedy_continuations(tmp_path, family, scan):
-    reference = causal_reference(family)
+    reference = causal_reference(family, scale=4.0)
+    reference.generation_config.eos_token_id = None
     config, _, variables = read_decoder(*saved(reference, tmp_path))
     batch, num_tokens = padded(left=True), 20
-    end = 7
-    with torch.no_grad():
-        expected = reference.generate(
-            input_ids=torch.from_numpy(batch.token_ids).long(),
-            attention_mask=torch.from_numpy(batch.mask).long(),
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=0,
-        ).numpy()[:, batch.mask.shape[1] :]
-    generate = jax.jit(
-        generation.greedy, static_argnums=(0, 3), static_argnames="end_ids"
-    )
+
+    def theirs(**options):
+        with torch.no_grad():
+            tokens = reference.generate(
+                input_ids=torch.from_numpy(batch.token_ids).long(),
+                attention_mask=torch.from_numpy(batch.mask).long(),
+                max_new_tokens=num_tokens,
+                do_sample=False,
+                **options,
+            )
+        return tokens.numpy()[:, batch.mask.shape[1] :]
+
     if scan:
         variables = blocks.stack(variables)
     module = decoder.Decoder(config, scan)
+    generate = jax.jit(
+        generation.greedy, static_argnums=(0, 3), static_argnames="end_ids"
+    )
+    expected = theirs()
+    assert len(np.unique(expected)) > 10
+    tokens = generate(module, variables, batch, num_tokens)
+    np.testing.assert_array_equal(tokens, expected)
+    end = int(expected[0, 8])
+    ended = theirs(eos_token_id=end, pad_token_id=0)
     tokens = generate(module, variables, batch, num_tokens, end_ids=(end,))
-    assert expected.size > 3
-    np.testing.assert_array_equal(tokens[:, : expected.shape[1]], expected)
+    np.testing.assert_array_equal(tokens[:, : ended.shape[1]], ended)
+    assert (np.asarray(tokens)[0, 9:] == 0).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
