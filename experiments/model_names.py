@@ -139,13 +139,13 @@ def check_weights(name: str, path: str, reads: Kind) -> None:
         raise run_state.usage_error(
             "weights", path, "holds neither *.safetensors nor a checkpoint"
         )
-    if reads is not Kind.IMAGES and ":" not in name:
+    if name in _TRANSFORMERS:
         read_config(path, name)
-        files = ("tokenizer.json", "vocab.txt")
-        if not any((directory / file).is_file() for file in files):
-            raise run_state.usage_error(
-                "weights", path, f"holds no {' or '.join(files)}"
-            )
+    files = ("tokenizer.json", "vocab.txt")
+    has_tokenizer = any((directory / file).is_file() for file in files)
+    reads_texts = name in _TRANSFORMERS and reads is not Kind.IMAGES
+    if reads_texts and not has_tokenizer:
+        raise run_state.usage_error("weights", path, f"holds no {' or '.join(files)}")
 
 
 def learning_rate(name: str, path: str | None) -> float:

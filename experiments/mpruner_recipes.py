@@ -119,6 +119,7 @@ GROUPS: dict[str, Group] = {
         (
             "--model=bert",
             "--max_length=32",
+            "--learning_rate=1e-3",
             "--dataset=emotion",
             "--data_dir={data_dir}/emotion",
         ),
@@ -139,6 +140,7 @@ GROUPS: dict[str, Group] = {
         (
             "--model=t5",
             "--max_length=32",
+            "--learning_rate=1e-3",
             "--dataset=emotion",
             "--data_dir={data_dir}/emotion",
         ),

@@ -303,7 +303,13 @@ def main(argv: Sequence[str]) -> None:
         seed=FLAGS.seed,
     )
     run_state.record(run.workdir, device=run_state.describe_device())
-    prune_job.run_job(job, run.workdir)
+    try:
+        prune_job.run_job(job, run.workdir)
+    except run_state.UsageError:
+        # Nothing was done with these flags: the workdir stays free for others.
+        if not run.resumed:
+            (run.workdir / run_state.RUN_FILE).unlink()
+        raise
 
 
 if __name__ == "__main__":

@@ -54,3 +54,5 @@ def test_weights_of_another_kind_are_told(tmp_path):
     assert "holds no tokenizer.json or vocab.txt" in told()
     (tmp_path / "vocab.txt").touch()
     model_names.check_weights("bert", str(tmp_path), Kind.TEXTS)
+    with pytest.raises(ValueError, match="holds a model of type 'bert', not 'vit'"):
+        model_names.check_weights("vit", str(tmp_path), Kind.IMAGES)

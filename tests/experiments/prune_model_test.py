@@ -231,3 +231,5 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     assert result.returncode == 2
     assert "layer1.N has depth 1 in the file and 7 in the model" in result.stderr
     assert "100 missing: layer1.1" in result.stderr
+    # Other flags may be tried in the same workdir.
+    assert not (tmp_path / "run" / "run.json").exists()
