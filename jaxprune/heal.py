@@ -47,6 +47,15 @@ def reestimate_batch_norm(
     Raises:
         ValueError: without batches, or if the statistics are not pairs of `mean` and
             `var` as `flax.linen.BatchNorm` keeps them.
+
+    >>> from jaxprune.models import resnet
+    >>> config = resnet.ResNetConfig((2,), (4,), image_shape=(4, 4, 1))
+    >>> model = resnet.prunable_resnet(config)
+    >>> variables = jax.jit(model.init)(jax.random.key(0))
+    >>> images = jax.random.normal(jax.random.key(1), (32, 4, 4, 1))
+    >>> healed = reestimate_batch_norm(model, variables, [images])
+    >>> sorted(healed["batch_stats"]["block_1"]["bn1"])
+    ['mean', 'var']
     """
     if model.batch_statistics is None or not variables.get("batch_stats"):
         return dict(variables)
@@ -134,6 +143,20 @@ def fit_linear_maps(
     Raises:
         ValueError: without batches, if the model cannot hold maps, or if activations
             are not finite.
+
+    >>> from jaxprune.models import resnet
+    >>> from jaxprune.prunable import prune
+    >>> config = resnet.ResNetConfig((3,), (4,), image_shape=(4, 4, 1))
+    >>> model = resnet.prunable_resnet(config)
+    >>> variables = jax.jit(model.init)(jax.random.key(0))
+    >>> images = jax.random.normal(jax.random.key(1), (32, 4, 4, 1))
+    >>> plan = plan_lib.make_plan(model.stack("blocks"), [1])
+    >>> smaller, pruned = prune(model, variables, plan)
+    >>> healed, _, fitted = fit_linear_maps(
+    ...     model, variables, smaller, pruned, plan, [images]
+    ... )
+    >>> healed.structure.adapters, fitted[0].after_block
+    ({'blocks': (0,)}, 0)
     """
     if pruned.attach is None:
         raise ValueError(

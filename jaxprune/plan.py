@@ -32,6 +32,10 @@ class Stack:
         stages: stage of each block; blocks of one stage share the shape of their
             output. Empty means one stage.
         protected: blocks that must stay, with the reason.
+
+    >>> layout = layouts.Named("block_{}")
+    >>> Stack("blocks", 3, {"params": layout}, protected={0: "widens"}).stages
+    (0, 0, 0)
     """
 
     name: str
@@ -125,6 +129,11 @@ def apply_plan(plan: Plan, stack: Stack, variables: Variables) -> dict[str, Any]
 
     Raises:
         ValueError: if a collection has no layout, or holds another number of blocks.
+
+    >>> stack = Stack("blocks", 3, {"params": layouts.Named("block_{}")})
+    >>> params = {"block_0": "a", "block_1": "b", "block_2": "c", "head": "d"}
+    >>> apply_plan(make_plan(stack, [1]), stack, {"params": params})
+    {'params': {'head': 'd', 'block_0': 'a', 'block_1': 'c'}}
     """
     if unknown := sorted(set(variables) - set(stack.layouts)):
         raise ValueError(
@@ -180,6 +189,13 @@ def apply_plan_to_optimizer(
     Raises:
         ValueError: if the state holds arrays stacked in another shape than the
             parameters, as factored second moments do; initialise it anew in that case.
+
+    >>> stack = Stack("blocks", 3, {"params": layouts.Listed()})
+    >>> params = [np.zeros(2), np.zeros(2), np.zeros(2)]
+    >>> state = optax.sgd(0.1, momentum=0.9).init(params)
+    >>> pruned = apply_plan_to_optimizer(make_plan(stack, [1]), stack, state, params)
+    >>> len(pruned[0].trace)
+    2
     """
     layout = stack.layouts["params"]
     if layout is None:

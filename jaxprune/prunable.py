@@ -192,6 +192,13 @@ class Prunable:
             adapters at the blocks of `maps` (present numbering), each map taking effect
             after what the block did so far; without it, no linear maps are fitted.
         refit: by stack, how `refit.refit` fits blocks anew; may lack stacks.
+
+    >>> from jaxprune.models import resnet
+    >>> model = resnet.prunable_resnet(resnet.cifar_config(20))
+    >>> model.stack("blocks").num_blocks
+    9
+    >>> model.stack("blocks").protected[3]
+    'halves the resolution and widens 16 channels to 32'
     """
 
     structure: Structure
@@ -235,6 +242,14 @@ def prune(
     Raises:
         ValueError: if the variables do not fit the model or the rebuilt model has
             another depth than planned.
+
+    >>> from jaxprune.models import resnet
+    >>> model = resnet.prunable_resnet(resnet.cifar_config(20))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0))
+    >>> plan = plan_lib.make_plan(model.stack("blocks"), [1, 4])
+    >>> smaller, pruned = prune(model, variables, plan)
+    >>> smaller.structure.kept
+    {'blocks': (0, 2, 3, 5, 6, 7, 8)}
     """
     stack = model.stack(plan.stack)
     smaller = model.build(model.structure.after(plan))

@@ -282,6 +282,20 @@ def fine_tune(
     Raises:
         ValueError: without examples, if inputs and labels differ in number, if the
             recipe distils and there is no teacher, or if the loss is not finite.
+
+    >>> from jaxprune.models import resnet
+    >>> config = resnet.ResNetConfig((1,), (4,), image_shape=(4, 4, 1))
+    >>> model = resnet.prunable_resnet(config)
+    >>> variables = jax.jit(model.init)(jax.random.key(0))
+    >>> images, labels = np.ones((8, 4, 4, 1), np.float32), np.arange(8) % 2
+    >>> recipe = Recipe(epochs=3, batch_size=2)
+    >>> plain = lambda schedule: optax.sgd(0.1)
+    >>> key = jax.random.key(1)
+    >>> trained = fine_tune(
+    ...     model, variables, images, labels, recipe, key, optimizer=plain
+    ... )
+    >>> sorted(trained)
+    ['batch_stats', 'params']
     """
     count = num_examples(inputs)
     if not count or count != len(labels):

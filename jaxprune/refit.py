@@ -25,17 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import heal, least_squares
+from jaxprune import heal, least_squares, operation_fit
 from jaxprune import plan as plan_lib
 from jaxprune.batches import num_examples
 from jaxprune.least_squares import LinearMap, Moments
 from jaxprune.prunable import (
     LinearOperation,
-    Observed,
     Prunable,
     Refit,
     RefitBlock,
-    Spread,
     Variables,
 )
 from jaxprune.samples import at_positions
@@ -96,6 +94,18 @@ def refit(
     Raises:
         ValueError: without batches, if the model does not say how to refit this stack,
             or if activations are not finite.
+
+    >>> from jaxprune.models import resnet
+    >>> from jaxprune.prunable import prune
+    >>> config = resnet.ResNetConfig((3,), (4,), image_shape=(4, 4, 1))
+    >>> model = resnet.prunable_resnet(config)
+    >>> variables = jax.jit(model.init)(jax.random.key(0))
+    >>> images = jax.random.normal(jax.random.key(1), (32, 4, 4, 1))
+    >>> plan = plan_lib.make_plan(model.stack("blocks"), [1])
+    >>> smaller, pruned = prune(model, variables, plan)
+    >>> _, healed, fitted = refit(model, variables, smaller, pruned, plan, [images])
+    >>> [operation.block for operation in fitted]
+    [0, 1, -1]
     """
     stack = plan.stack
     if stack not in base.refit or stack not in pruned.refit:
@@ -115,7 +125,7 @@ def refit(
     model, variables = pruned, dict(pruned_variables)
     if linear_maps:
         model, variables = _with_identities(model, variables, stack, cuts)
-    options = _Options(ridge, positions, iterations)
+    options = operation_fit.Options(ridge, positions, iterations)
     unpruned = _Walk(base, base_variables, stack, batches)
     walk = _Walk(model, variables, stack, batches)
     # What precedes the stack may have changed, too: a decoder's encoder.
@@ -145,12 +155,6 @@ def refit(
     if changed and walk.head is not None:
         fitted.append(Fitted(HEAD, walk.fit_head(unpruned, options)))
     return model, walk.variables, tuple(fitted)
-
-
-class _Options(NamedTuple):
-    ridge: float
-    positions: int
-    iterations: int
 
 
 def _with_identities(
@@ -186,18 +190,6 @@ def _equal(a: Any, b: Any) -> bool:
 @functools.partial(jax.jit, static_argnums=0)
 def _call(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _observe(
-    operation: LinearOperation, variables: Any, carry: Any, positions: int
-) -> tuple[Observed, Array]:
-    """Returns what is observed, counted by a mask in any case, and the shortcut."""
-    seen = operation.observe(variables, carry, positions)
-    if seen.counted is None:
-        seen = seen._replace(counted=jnp.ones(len(seen.features), bool))
-    linear = least_squares.apply(operation.read(variables), seen.features)
-    return seen, seen.total - linear
 
 
 class _Walk:
@@ -255,7 +247,9 @@ class _Walk:
                 output = self._here.output(self._forward(carry))
                 total = at_positions(output, positions)
             else:
-                total = _observe(operation, variables, carry, positions)[0].total
+                total = operation_fit.observe(operation, variables, carry, positions)[
+                    0
+                ].total
             result.append(jax.device_get(total))
         return result
 
@@ -278,21 +272,27 @@ class _Walk:
             state = heal.merge_statistics(state or new, new, count / total)
         self._write({**variables, "batch_stats": state})
 
-    def fit(self, totals: Sequence[np.ndarray], options: _Options) -> float:
+    def fit(
+        self, totals: Sequence[np.ndarray], options: operation_fit.Options
+    ) -> float:
         """Fits the operation to the sums and returns the share left unexplained."""
         variables = self.block_variables(self.block)
         operation = self._here.operation
-        new, left = _fit(operation, variables, self.carries, totals, options)
+        new, left = operation_fit.fit(
+            operation, variables, self.carries, totals, options
+        )
         self._write(new)
         return left
 
-    def fit_map(self, unpruned: "_Walk", options: _Options) -> float:
+    def fit_map(self, unpruned: "_Walk", options: operation_fit.Options) -> float:
         """Ends the block in a map to what the unpruned network put out last."""
         variables, operation = self.block_variables(self.block), self._here.operation
         moments: Moments | None = None
         wanted = unpruned.outputs(options.positions)
         for carry, target in zip(self.carries, wanted, strict=True):
-            seen, _ = _observe(operation, variables, carry, options.positions)
+            seen, _ = operation_fit.observe(
+                operation, variables, carry, options.positions
+            )
             output = self._here.output(self._forward(carry))
             x = at_positions(output, options.positions)
             added = least_squares.batch_moments(x, target, seen.counted)
@@ -304,106 +304,21 @@ class _Walk:
         self.variables = self._model.attach(self.variables, self._stack, maps)
         return left
 
-    def fit_head(self, unpruned: "_Walk", options: _Options) -> float:
+    def fit_head(self, unpruned: "_Walk", options: operation_fit.Options) -> float:
         """Fits the head to what the unpruned network's gives."""
         theirs, ours = unpruned.head, self.head
         assert theirs is not None
         assert ours is not None
         totals = [
             jax.device_get(
-                _observe(theirs, unpruned.variables, carry, options.positions)[0].total
+                operation_fit.observe(
+                    theirs, unpruned.variables, carry, options.positions
+                )[0].total
             )
             for carry in unpruned.carries
         ]
-        new, left = _fit(ours, self.variables, self.carries, totals, options)
+        new, left = operation_fit.fit(
+            ours, self.variables, self.carries, totals, options
+        )
         self.variables = dict(new)
         return left
-
-
-def _fit(
-    operation: LinearOperation,
-    variables: Variables,
-    carries: Sequence[Any],
-    totals: Sequence[np.ndarray],
-    options: _Options,
-) -> tuple[Variables, float]:
-    """Fits an operation such that its sums come closest to `totals`."""
-    start = operation.read(variables)
-    moments: Moments | None = None
-    kept = []
-    for carry, total in zip(carries, totals, strict=True):
-        seen, shortcut = _observe(operation, variables, carry, options.positions)
-        rows = (seen.features, total - shortcut, seen.counted)
-        if not operation.has_bias:
-            rows = _mirrored(*rows)
-        added = least_squares.batch_moments(*rows)
-        moments = least_squares.merge_moments(moments, added)
-        if operation.rectified:
-            kept.append(jax.device_get((seen.features, shortcut, total, seen.counted)))
-    assert moments is not None
-    correction = least_squares.ridge_correction(moments.xx, options.ridge)
-    linear_map, left = least_squares.solve(moments, correction, start)
-    repeats = options.iterations - 1 if operation.rectified else 0
-    for repeat in range(repeats):
-        moments = _majorised(moments, kept, linear_map)
-        before = linear_map
-        linear_map, left = least_squares.solve(moments, correction, start)
-        if repeat < repeats - 1:
-            linear_map = jax.tree.map(_beyond, before, linear_map)
-    kernel = np.asarray(linear_map.kernel, np.float64)
-    variance = np.sum(kernel * (moments.xx @ kernel), axis=0) / moments.num_samples
-    spread = Spread(
-        jnp.float32(moments.mean_x @ kernel), jnp.float32(np.maximum(variance, 0.0))
-    )
-    return operation.write(variables, linear_map, spread), left
-
-
-def _mirrored(x: Array, y: Array, counted: Array) -> tuple[Array, Array, Array]:
-    """Returns samples and their negatives, whose means, and so the bias, are zero."""
-    return (
-        jnp.concatenate([x, -x]),
-        jnp.concatenate([y, -y]),
-        jnp.concatenate([counted, counted]),
-    )
-
-
-def _beyond(before: Array, after: Array) -> Array:
-    """Over-relaxation: about half of the targets are met, which halves each step."""
-    return before + 1.7 * (after - before)
-
-
-def _majorised(
-    moments: Moments, batches: Sequence[Any], linear_map: LinearMap
-) -> Moments:
-    """Returns the moments with targets that are met replaced by what is predicted."""
-    mean_x, mean_y = np.float32(moments.mean_x), np.float32(moments.mean_y)
-    sums = [
-        jax.device_get(_majorised_sums(*batch, linear_map, mean_x, mean_y))
-        for batch in batches
-    ]
-    y, xy, yy = (np.sum([s[i] for s in sums], axis=0, dtype=float) for i in range(3))
-    shift = y / moments.num_samples
-    return moments._replace(
-        mean_y=mean_y + shift,
-        xy=xy,
-        yy=float(yy - moments.num_samples * shift @ shift),
-    )
-
-
-@jax.jit
-def _majorised_sums(
-    features: Array,
-    shortcut: Array,
-    total: Array,
-    counted: Array,
-    linear_map: LinearMap,
-    mean_x: Array,
-    mean_y: Array,
-) -> tuple[Array, Array, Array]:
-    predicted = least_squares.apply(linear_map, features)
-    met = jnp.minimum(predicted, -shortcut)
-    y = jnp.where(total < 0, met, total - shortcut) - mean_y[None, :]
-    x = features - mean_x[None, :]
-    x, y = (jnp.where(counted[:, None], part, 0.0) for part in (x, y))
-    xy = jnp.matmul(x.T, y, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum(y, axis=0), xy, jnp.sum(y * y)
