@@ -99,6 +99,7 @@ def test_a_conjunction_with_failures(networks, tmp_path):
         "--max_total_shift=3",
         "--max_dropped=1",
         "--tie=argmin",
+        "--stages=bounds,solve",
     )
     network = integer.load(networks / "network.npz")
     for record in records:
@@ -141,6 +142,7 @@ def test_properties(asked, networks, tmp_path):
         "--norm=l1",
         "--radius=1,2",
         f"--property={asked}",
+        "--stages=bounds,solve",
     )
     network = integer.load(networks / "network.npz")
     for record in records:

@@ -45,7 +45,7 @@ def admits_by_definition(query, point):
     return False
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_admits_what_some_choice_of_failures_explains(data):
     network = data.draw(small_networks.networks(max_steps=4))
@@ -59,7 +59,7 @@ def test_admits_what_some_choice_of_failures_explains(data):
 
 @pytest.mark.parametrize("what", ["failures", "requirement", "both"])
 @pytest.mark.parametrize("backend", sorted(backends.BACKENDS))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_every_backend_equals_enumeration(backend, what, data):
     if backend not in backends.installed():
@@ -78,7 +78,7 @@ def test_every_backend_equals_enumeration(backend, what, data):
     session.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_intervals_hold_and_prove_only_what_is_true(data):
     network = data.draw(small_networks.networks(max_steps=5))
@@ -97,7 +97,7 @@ def test_intervals_hold_and_prove_only_what_is_true(data):
             assert small_networks.is_robust(network, query)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_delayed_synapses_equal_enumeration_and_are_certified(data):
     network = data.draw(small_networks.delayed_networks())
@@ -164,7 +164,7 @@ def test_wrong_questions_are_refused():
         encode(network, [Query(steps, steps, steps, 0, requires=Alike(longer))])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), large=st.integers(1, 3))
 def test_large_budgets_are_relaxed_soundly_and_alike(data, large):
     network = data.draw(small_networks.networks(max_steps=5))
