@@ -12,6 +12,7 @@ from jaxsnn.sat.perturbation import Growing, Perturbation
 from jaxsnn.sat.query import Tie, Verdict, l0_query, l1_query, linf_query
 from jaxsnn.sat.radius import smallest_breaking_radius
 from jaxsnn.sat.requirement import Latency
+from jaxsnn.sat.spec import Dense, IntegerNetwork
 from tests.jaxsnn import small_networks
 
 NAMES = [field.name for field in dataclasses.fields(Perturbation)]
@@ -57,6 +58,17 @@ def test_the_smallest_breaking_radius_equals_enumeration(data):
         assert found.robust == found.breaking - 1
         query = balls.query(found.breaking)
         assert replay.falsifies(network, query, found.result.counterexample)
+
+
+def test_a_fixed_limit_may_break_at_radius_zero():
+    # Losing input 0 is enough, however little the others move.
+    layer = Dense(np.array([[1, 0], [0, 1]]), np.array([0, 0]))
+    network = IntegerNetwork((layer,), num_steps=8)
+    growing = Growing(Perturbation(max_dropped=1), "max_shift")
+    balls = growing.family(np.array([1, 4]), 0, 8)
+    found = smallest_breaking_radius(network, balls, seconds=10.0)
+    assert (found.robust, found.breaking) == (-1, 0)
+    assert found.result.counterexample.tolist() == [7, 4]
 
 
 def test_single_limits_are_the_balls_they_are_named_for():

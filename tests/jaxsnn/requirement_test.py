@@ -144,6 +144,43 @@ def test_a_lost_spike_jumps_over_the_steps_between():
     assert replay.falsifies(network, query, np.array([7, 5]))
 
 
+@pytest.mark.parametrize("tie", list(Tie))
+def test_ties_between_networks_equal_enumeration(tie):
+    """Few inputs, steps and values of weights: outputs tie nearly always."""
+    rng = np.random.default_rng(3)
+    seen = set()
+    for _ in range(40):
+        network, other = (
+            IntegerNetwork(
+                (Dense(rng.integers(0, 3, (3, 2)), rng.integers(0, 3, 3)),), 5
+            )
+            for _ in range(2)
+        )
+        steps = rng.integers(0, 5, 2)
+        for radius in (0, 1):
+            low, high = window_ball(steps, radius, 5)
+            query = Query(steps, low, high, 0, tie=tie, requires=Alike(other))
+            expected = small_networks.is_robust(network, query)
+            (result,) = solve(network, [query], seconds=10.0)
+            assert (result.verdict is Verdict.ROBUST) == expected
+            outputs = [levels[-1] for levels in intervals.runs(network, query)]
+            proved = intervals.decided(outputs, query)
+            assert expected or not proved
+            if radius == 0 and tie is not Tie.ADVERSARIAL:  # nothing is uncertain
+                assert proved == expected
+            assert proved == _checks(query, outputs)
+            seen.add((expected, proved))
+    assert len(seen) == 3
+
+
+def _checks(query, outputs):
+    try:
+        check_decided(query, [Claim(*each) for each in outputs])
+    except ProofError:
+        return False
+    return True
+
+
 def test_wrong_questions_are_refused():
     steps = np.array([1, 5])
     with pytest.raises(ValueError, match="silent_step"):
