@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from jaxsnn.sat import backends, intervals, replay
 from jaxsnn.sat.backends import Status
 from jaxsnn.sat.check import intervals as check_intervals_module
-from jaxsnn.sat.check.intervals import Claim, check_intervals
+from jaxsnn.sat.check.errors import ProofError
+from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
 from jaxsnn.sat.encode import encode
-from jaxsnn.sat.query import Query, Verdict
+from jaxsnn.sat.query import Query, Tie, Verdict, window_ball
 from jaxsnn.sat.requirement import Alike, Latency, Monotone
 from jaxsnn.sat.solve import solve
 from jaxsnn.sat.spec import Dense, IntegerNetwork
