@@ -15,7 +15,7 @@ from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
 from jaxsnn.sat.encode import encode
 from jaxsnn.sat.query import Query, Tie, Verdict, window_ball
-from jaxsnn.sat.requirement import Alike, Latency, Monotone
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust
 from jaxsnn.sat.solve import solve
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from tests.jaxsnn import small_networks
@@ -143,6 +143,44 @@ def test_a_lost_spike_jumps_over_the_steps_between():
     assert not query.admits(np.array([4, 5]))
     assert not query.admits(np.array([7, 7]))
     assert replay.falsifies(network, query, np.array([7, 5]))
+
+
+@pytest.mark.parametrize("budget", [None, "max_total_shift", "max_changed"])
+@pytest.mark.parametrize("requires", [Robust(), Latency(3), Monotone(0, 0)])
+def test_failures_within_windows_and_budgets_equal_enumeration(requires, budget):
+    """Many more networks than hypothesis has the time for, few values of each."""
+    rng = np.random.default_rng(5)
+    seen = []
+    for _ in range(40):
+        network = IntegerNetwork(
+            (
+                Dense(rng.integers(-2, 4, (3, 3)), rng.integers(0, 3, 3)),
+                Dense(rng.integers(-2, 4, (2, 3)), rng.integers(0, 2, 2)),
+            ),
+            num_steps=5,
+        )
+        steps = rng.choice([0, 1, 2, 4, 4], 3)
+        low, high = window_ball(steps, int(rng.integers(0, 3)), 5)
+        query = Query(
+            steps,
+            low,
+            high,
+            replay.prediction(replay.spike_steps(network, steps)[-1]),
+            tie=Tie.S4NN,
+            max_dropped=int(rng.integers(0, 3)),
+            max_inserted=int(rng.integers(0, 3)),
+            silent_step=4,
+            requires=requires,
+            **({budget: int(rng.integers(0, 3))} if budget else {}),
+        )
+        expected = small_networks.is_robust(network, query)
+        (result,) = solve(network, [query], seconds=10.0)
+        assert (result.verdict is Verdict.ROBUST) == expected
+        levels = intervals.propagate(network, query)
+        check_intervals(network, query, [Claim(*level) for level in levels[1:]])
+        assert expected or not intervals.decided(levels[-1:], query)
+        seen.append(expected)
+    assert 0 < sum(seen) < 40
 
 
 @pytest.mark.parametrize("tie", list(Tie))
