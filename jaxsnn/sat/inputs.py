@@ -53,8 +53,7 @@ class Inputs:
 
     def _encode(self, neuron: int) -> list[int]:
         problem, query = self._problem, self._query
-        low, high = int(query.low[neuron]), int(query.high[neuron])
-        first = int(self._low[neuron])
+        first, high = int(self._low[neuron]), int(query.high[neuron])
         last = min(int(self._high[neuron]) - 1, self._horizon)
         lost = bool(self._can_drop[neuron])
         free = min(last, high - 1) if lost else last
@@ -67,10 +66,7 @@ class Inputs:
                 problem.add_clause(-failed, -chain[-1])
             chain += [-failed] * (last - free)
         elif self._can_insert[neuron]:
-            failed = self._failed[neuron] = problem.new_variable()
-            if low > first and chain:
-                outside = chain[min(low - 1, last) - first]
-                problem.add_clause(-outside, failed)
+            self._failed[neuron] = problem.new_variable()
         if self.budget is not None:
             clean = int(query.spike_steps[neuron])
             for step, lit in enumerate(chain, start=first):
