@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pysat.solvers import Cadical195
 
-from jaxsnn.sat import intervals
+from jaxsnn.sat import intervals, split
 from jaxsnn.sat.check import cutting_planes, formula, manifest
 from jaxsnn.sat.check.manifest import Manifest, Method
 from jaxsnn.sat.pseudo_boolean import Problem
@@ -53,7 +53,11 @@ def prove(
     network: IntegerNetwork,
     query: Query,
     seconds: float,
-    methods: Sequence[Method] = (Method.CUTTING_PLANES, Method.CLAUSES),
+    methods: Sequence[Method] = (
+        Method.SPLIT,
+        Method.CUTTING_PLANES,
+        Method.CLAUSES,
+    ),
 ) -> Proof | NotProved:
     """Proves that a query is robust.
 
@@ -74,9 +78,21 @@ def prove(
     files = {manifest.INTERVALS_FILE: _levels_to_json(levels)}
     if intervals.decided([run[-1] for run in runs], query):
         return Proof(Method.INTERVALS, files)
-    problem = formula.question(network, query)
     reasons = []
+    if Method.SPLIT in methods and split.applies(network, query):
+        found = split.decide(network, query)
+        if found.counterexample is not None:
+            raise ContradictionError(_HAS_MODEL)
+        if found.split is not None:
+            (name,) = manifest.REFUTATION_FILES[Method.SPLIT]
+            return Proof(
+                Method.SPLIT, files | {name: _pack(split.to_json(found.split))}
+            )
+        reasons.append(f"the ball has no proof in {found.num_parts} parts")
+    problem = formula.question(network, query)
     for method in methods:
+        if method not in REFUTERS:
+            continue
         try:
             formula_text, refutation = REFUTERS[method](problem, seconds)
         except _NoRefutation as error:

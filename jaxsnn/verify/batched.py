@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import simulate
-from jaxsnn.sat import intervals, replay
+from jaxsnn.sat import intervals, replay, split
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.spec import IntegerNetwork
 from jaxsnn.verify import attack, bounds, quotient
@@ -122,7 +122,11 @@ class BatchedStages:
             result = Result(Verdict.UNKNOWN, seconds=spent)
             if found.proved[position]:
                 result = Result(Verdict.ROBUST, Stage.BOUNDS, seconds=spent)
+            elif split.applies(self._network, queries[position]):
+                result = _split(self._network, queries[position], spent)
             results[row][index] = result
+            if result.verdict is Verdict.FALSIFIED:
+                self._settle_wider(index, results[row], result)
             undecided[row, index] = found.undecided[position]
 
     def _worth_attacking(
@@ -150,18 +154,24 @@ class BatchedStages:
         if not left:
             return
         queries = [batch[row][index] for row in left]
-        outcome, kept, seconds = self._call(Stage.ATTACK, queries, key)
+        stage = Stage.ATTACK
+        outcome, kept, seconds = self._call(stage, queries, key)
         for position, row in enumerate(left):
             query = queries[position]
             spent = results[row][index].seconds + seconds / len(left)
             result = dataclasses.replace(results[row][index], seconds=spent)
             if outcome.found[position]:
                 steps = kept.restore(position, query, outcome.spike_steps[position])
-                result = _replayed(self._network, query, steps, spent)
-                # Wider balls hold the same counterexample.
-                for wider in range(index + 1, len(batch[row])):
-                    results[row][wider] = dataclasses.replace(result, seconds=0.0)
+                result = _replayed(self._network, query, steps, stage, spent)
+                self._settle_wider(index, results[row], result)
             results[row][index] = result
+
+    def _settle_wider(
+        self, index: int, results: dict[int, Result], result: Result
+    ) -> None:
+        """Wider balls hold the same counterexample."""
+        for wider in range(index + 1, len(results)):
+            results[wider] = dataclasses.replace(result, seconds=0.0)
 
     def _call(
         self, stage: Stage, queries: Sequence[Query], key: jax.Array
@@ -273,6 +283,18 @@ def _bound_by_numpy(network: IntegerNetwork, queries: Sequence[Query]) -> _Bound
     return _Bounded(np.array(proved, bool), np.array(undecided, np.int64))
 
 
+def _split(network: IntegerNetwork, query: Query, seconds: float) -> Result:
+    """Decides one query by parts of its ball, if a few of them do."""
+    started = time.monotonic()
+    found = split.decide(network, query)
+    seconds += time.monotonic() - started
+    if found.split is not None:
+        return Result(Verdict.ROBUST, Stage.BOUNDS, seconds=seconds)
+    if found.counterexample is not None:
+        return _replayed(network, query, found.counterexample, Stage.BOUNDS, seconds)
+    return Result(Verdict.UNKNOWN, seconds=seconds)
+
+
 def _clean(network: IntegerNetwork, queries: Sequence[Query]) -> dict[int, Result]:
     """Queries whose decision does not even stand without a perturbation."""
     started = time.monotonic()
@@ -291,15 +313,19 @@ def _clean(network: IntegerNetwork, queries: Sequence[Query]) -> dict[int, Resul
 
 
 def _replayed(
-    network: IntegerNetwork, query: Query, steps: np.ndarray, seconds: float
+    network: IntegerNetwork,
+    query: Query,
+    steps: np.ndarray,
+    stage: Stage,
+    seconds: float,
 ) -> Result:
     steps = np.asarray(steps, np.int64)
     if not replay.falsifies(network, query, steps):
         raise RuntimeError(
-            "the attack reported an input that does not replay; "
+            f"{stage.value} reported an input that does not replay; "
             "please report this network and query"
         )
-    return Result(Verdict.FALSIFIED, Stage.ATTACK, None, seconds, counterexample=steps)
+    return Result(Verdict.FALSIFIED, stage, None, seconds, counterexample=steps)
 
 
 def _tolerance(network: IntegerNetwork, query: Query) -> np.ndarray:

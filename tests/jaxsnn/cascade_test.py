@@ -42,12 +42,33 @@ def random_samples(rng, network, count, kind, tie=Tie.ADVERSARIAL):
     return samples
 
 
+def open_questions(rng, kind):
+    """A network and samples of which some are robust and some are not, none tied."""
+    for _ in range(100):
+        widths = (3, 3, 3, 2) if kind == "l1" else (4, 4, 3)
+        network = random_network(rng, widths, num_steps=len(widths) + 4)
+        samples = [
+            queries
+            for queries in random_samples(rng, network, 16, kind)
+            if not replay.falsifies(network, queries[0], queries[0].spike_steps)
+        ][:12]
+        robust = [small_networks.is_robust(network, queries[-1]) for queries in samples]
+        if 3 <= sum(robust) <= len(robust) - 3:
+            return network, samples
+    raise AssertionError("no such network")
+
+
 def check(network, samples, decisions, complete):
+    """Returns how many counterexamples were found beyond clean ties, and exist."""
     seen = set()
+    num_found = num_existing = 0
     for decision in decisions:
         seen.add((decision.sample, decision.query))
         query, result = samples[decision.sample][decision.query], decision.result
         expected = small_networks.is_robust(network, query)
+        if result.stage is not Stage.CLEAN:
+            num_found += result.verdict is Verdict.FALSIFIED
+            num_existing += not expected
         if result.verdict is Verdict.ROBUST:
             assert expected
         elif result.verdict is Verdict.FALSIFIED:
@@ -59,6 +80,7 @@ def check(network, samples, decisions, complete):
             assert not complete
         assert result.seconds >= 0
     assert seen == {(s, q) for s in range(len(samples)) for q in range(2)}
+    return num_found, num_existing
 
 
 @pytest.mark.parametrize("kind", ["linf", "l1", "l0"])
@@ -74,13 +96,16 @@ def check(network, samples, decisions, complete):
 )
 def test_verdicts_equal_enumeration(kind, stages):
     rng = np.random.default_rng(len(kind) * 7 + len(stages))
-    network = random_network(rng, (3, 3, 3, 2) if kind == "l1" else (4, 4, 3))
-    samples = random_samples(rng, network, 12, kind)
+    network, samples = open_questions(rng, kind)
     config = cascade.CascadeConfig(
         stages=stages, backends=("pysat",), batch_size=8, effort=EFFORT
     )
     decisions = list(cascade.verify(network, samples, config, jax.random.key(0)))
-    check(network, samples, decisions, complete=Stage.SOLVE in stages)
+    complete = Stage.SOLVE in stages
+    num_found, num_existing = check(network, samples, decisions, complete)
+    if stages == (Stage.ATTACK,):
+        assert num_existing > 0
+        assert num_found >= 0.9 * num_existing
 
 
 @pytest.mark.parametrize("tie", list(Tie))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn.sat.check import cutting_planes, formula, manifest, rup
+from jaxsnn.sat.check import cutting_planes, formula, manifest, rup, split
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
 from jaxsnn.sat.check.manifest import Manifest, Method
@@ -25,7 +25,7 @@ class Confirmed(NamedTuple):
     Attributes:
       manifest: the digests of what was proved about what.
       query: the query.
-      num_steps: lemmas that were checked; 0 if the intervals decide.
+      num_steps: lemmas or parts that were checked; 0 if the intervals decide.
       seconds: time the check took.
     """
 
@@ -131,6 +131,9 @@ def _check_query(network: IntegerNetwork, query: Query) -> None:
 def _check_refutation(
     method: Method, files: Mapping[str, bytes], network: IntegerNetwork, query: Query
 ) -> int:
+    if method is Method.SPLIT:
+        (split_file,) = manifest.REFUTATION_FILES[method]
+        return split.check_split(network, query, _unpack(files[split_file]))
     formula_file, refutation_file = manifest.REFUTATION_FILES[method]
     stored = _unpack(files[formula_file])
     refutation = _unpack(files[refutation_file]).splitlines()

@@ -7,7 +7,8 @@ A proof is a folder of a proof directory, beside the network that proofs share:
                                 query.json
                                 intervals.json
                                 formula.cnf.gz, refutation.drup.gz   or
-                                formula.opb.gz, refutation.pbp.gz    or neither
+                                formula.opb.gz, refutation.pbp.gz    or
+                                split.json.gz                        or neither
 
 The seal finds damage and mix-ups. It is no signature: who can write the folder can
 write another proof, of another claim, which the manifest would then name.
@@ -55,6 +56,7 @@ class Method(enum.Enum):
     """How the claim is shown."""
 
     INTERVALS = "intervals"  # the intervals alone decide
+    SPLIT = "split"  # the intervals of all parts of the ball
     CLAUSES = "clauses"  # a refutation of the clauses
     CUTTING_PLANES = "cutting_planes"  # of the linear constraints
 
@@ -62,6 +64,7 @@ class Method(enum.Enum):
 # Formula and refutation of each method.
 REFUTATION_FILES = {
     Method.INTERVALS: (),
+    Method.SPLIT: ("split.json.gz",),
     Method.CLAUSES: ("formula.cnf.gz", "refutation.drup.gz"),
     Method.CUTTING_PLANES: ("formula.opb.gz", "refutation.pbp.gz"),
 }
