@@ -342,24 +342,28 @@ def _init(module: ResNet, key: jax.Array) -> dict[str, Any]:
 def weight_table(config: ResNetConfig) -> weights.Table:
     """Returns how published weights name and store the tensors.
 
-    The names of nets with the ImageNet stem are torchvision's, the others those of the
-    PyTorch models that the CIFAR weights come from; linear maps that pruning put in
-    (`layer1.3.adapter`) are an addition to them.
+    The names of nets with the ImageNet stem are torchvision's, with those of
+    transformers as aliases; the others are those of the PyTorch models that the CIFAR
+    weights come from. Linear maps that pruning put in (`layer1.3.adapter`) are an
+    addition to them.
     """
     head, shortcut = "linear", "shortcut"
     if config.imagenet_stem:
         head, shortcut = "fc", "downsample"
+    stem = ("stem",), ("stem_bn",)
     table = [
-        *_convolution_entries("conv1", "bn1", ("stem",), ("stem_bn",)),
-        *weights.dense(head, "head"),
+        *_convolution_entries("conv1", "bn1", "resnet.embedder.embedder", *stem),
+        *_renamed(weights.dense(head, "head"), head, "classifier.1"),
     ]
     for index, stage in enumerate(config.stages):
-        theirs = f"layer{stage + 1}.{index - config.stages.index(stage)}"
-        ours = f"block_{index}"
+        place = index - config.stages.index(stage)
+        theirs, ours = f"layer{stage + 1}.{place}", f"block_{index}"
+        alias = f"resnet.encoder.stages.{stage}.layers.{place}"
         for number in range(1, 4 if config.bottleneck else 3):
             table += _convolution_entries(
                 f"{theirs}.conv{number}",
                 f"{theirs}.bn{number}",
+                f"{alias}.layer.{number - 1}",
                 (ours, f"conv{number}"),
                 (ours, f"bn{number}"),
             )
@@ -367,20 +371,33 @@ def weight_table(config: ResNetConfig) -> weights.Table:
             table += _convolution_entries(
                 f"{theirs}.{shortcut}.0",
                 f"{theirs}.{shortcut}.1",
+                f"{alias}.shortcut",
                 (ours, "shortcut"),
                 (ours, "shortcut_bn"),
             )
         if index in config.adapters:
             table += weights.dense(f"{theirs}.adapter", ours, "adapter")
-    return table
+    if config.imagenet_stem:
+        return table
+    return [entry._replace(aliases=()) for entry in table]
 
 
 def _convolution_entries(
-    convolution: str, norm: str, path: weights.Path, norm_path: weights.Path
+    convolution: str, norm: str, alias: str, path: weights.Path, norm_path: weights.Path
 ) -> list[weights.Entry]:
     """Returns the entries of a convolution without bias and its BatchNorm."""
     kernel = ("params", *path, "kernel")
+    entry = weights.Entry(f"{convolution}.weight", kernel, weights.CONVOLUTION)
+    norms = weights.batch_norm(norm, *norm_path)
     return [
-        weights.Entry(f"{convolution}.weight", kernel, weights.CONVOLUTION),
-        *weights.batch_norm(norm, *norm_path),
+        *_renamed([entry], convolution, f"{alias}.convolution"),
+        *_renamed(norms, norm, f"{alias}.normalization"),
+    ]
+
+
+def _renamed(table: weights.Table, name: str, alias: str) -> list[weights.Entry]:
+    """Returns entries that may be called `alias` in a file instead of `name`."""
+    return [
+        entry._replace(aliases=(alias + entry.name.removeprefix(name),))
+        for entry in table
     ]

@@ -209,6 +209,8 @@ def transformers_outputs(config, tensors, images):
         )
     ).eval()
     names = {torchvision_name(name): name for name in theirs.state_dict()}
+    for entry in resnet.weight_table(config):  # reads their files, too
+        assert entry.aliases == (names[entry.name],)
     renamed = {names[name]: torch.from_numpy(x) for name, x in tensors.items()}
     missing = theirs.load_state_dict(renamed, strict=False)
     assert not missing.unexpected_keys
