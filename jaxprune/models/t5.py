@@ -193,7 +193,12 @@ def config_from_hf(
         {
             "model_type": ("t5",),
             "is_encoder_decoder": (True,),
-            "architectures": (None, ["T5ForConditionalGeneration"]),
+            # The second name is that of old files.
+            "architectures": (
+                None,
+                ["T5ForConditionalGeneration"],
+                ["T5WithLMHeadModel"],
+            ),
         },
     )
     end_id = huggingface.number(config, "eos_token_id", 1)
