@@ -100,7 +100,9 @@ def verify(
     """
     engine: general.GeneralStages | BatchedStages
     if any(general.is_general(query) for queries in samples for query in queries):
-        engine = general.GeneralStages(network, config.stages, config.search)
+        engine = general.GeneralStages(
+            network, config.stages, config.search, on_compiled
+        )
     else:
         engine = BatchedStages(
             network,

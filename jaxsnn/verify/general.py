@@ -35,6 +35,13 @@ class SearchConfig:
     num_rounds: int = 6
     elite: int = 8
 
+    def __post_init__(self) -> None:
+        if min(self.num_points, self.num_rounds, self.elite) < 1:
+            raise ValueError(
+                f"num_points={self.num_points}, num_rounds={self.num_rounds} and "
+                f"elite={self.elite} must be at least 1"
+            )
+
 
 DEFAULT_CONFIG = SearchConfig()
 
@@ -55,6 +62,7 @@ class GeneralStages:
         network: IntegerNetwork,
         stages: Sequence[Stage],
         config: SearchConfig = DEFAULT_CONFIG,
+        on_compiled: Callable[[Stage, float], None] = lambda stage, seconds: None,
     ) -> None:
         """Nothing is compiled yet.
 
@@ -62,10 +70,13 @@ class GeneralStages:
           network: the network.
           stages: what runs, in this order.
           config: of the search.
+          on_compiled: told of each program that was compiled, and for how many
+            seconds; these are part of no result.
         """
         self._network = network
         self._stages = stages
         self._config = config
+        self._on_compiled = on_compiled
         self._simulators: dict[int, tuple[IntegerNetwork, Simulate]] = {}
 
     def run(
@@ -180,9 +191,14 @@ class GeneralStages:
     def _compile(self, query: Query) -> None:
         """Compiles before the clock of any query runs."""
         inputs = np.tile(query.spike_steps, (self._config.num_points, 1))
-        self._outputs(self._network, inputs)
+        networks = [self._network]
         if isinstance(query.requires, Alike):
-            self._outputs(query.requires.other, inputs)
+            networks.append(query.requires.other)
+        for network in networks:
+            if id(network) not in self._simulators:
+                started = time.monotonic()
+                self._outputs(network, inputs)
+                self._on_compiled(Stage.ATTACK, time.monotonic() - started)
 
     def _outputs(self, network: IntegerNetwork, inputs: np.ndarray) -> np.ndarray:
         if id(network) not in self._simulators:
