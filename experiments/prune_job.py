@@ -52,6 +52,7 @@ class Job:
     freeze: bool
     score: str
     clusters: str
+    block_cost: str
     train_epochs: int
     finetune_epochs: int
     max_rounds: int | None
@@ -175,6 +176,7 @@ class _Run:
         rule = prune_select.Rule(
             self._job.score,
             self._job.clusters,
+            self._job.block_cost,
             self._job.threshold,
             self._calibration,
             self._task.token_masks,

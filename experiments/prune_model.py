@@ -18,7 +18,7 @@ from experiments import data, model_names, run_state
 
 HEALERS = ("batchnorm", "linear", "refit")
 SCORES = ("cka", "block_influence", "angular", "loss", "last", "random")
-CLUSTERS = ("anchored", "optimal")
+CLUSTERS = ("anchored", "optimal", "rescored")
 SPARSIFIERS = ("magnitude", "wanda")
 OUTPUTS = (
     "report.json",
@@ -107,7 +107,15 @@ flags.DEFINE_enum(
     "clusters",
     "anchored",
     list(CLUSTERS),
-    "anchored: the paper's rule; optimal: removes the most parameters.",
+    "anchored: the paper's rule; optimal: removes the most (see --block_cost); "
+    "rescored: of the 8 that remove the most, the one of least loss after repair.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "block_cost",
+    "parameters",
+    ["parameters", "latency"],
+    "What optimal and rescored clusters save the most of; latency is measured.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -288,6 +296,7 @@ def main(argv: Sequence[str]) -> None:
         freeze=FLAGS.freeze,
         score=FLAGS.score,
         clusters=FLAGS.clusters,
+        block_cost=FLAGS.block_cost,
         train_epochs=FLAGS.train_epochs,
         finetune_epochs=FLAGS.finetune_epochs,
         max_rounds=FLAGS.max_rounds,

@@ -11,6 +11,8 @@ from jaxprune import baselines, clusters, cost, plan, prunable
 from jaxprune.batches import MaskFn
 from jaxprune.prunable import Prunable, Variables
 
+_RESCORED = 8  # plans that are compared by their loss
+
 # (model, variables) -> loss on calibration examples.
 LossFn = Callable[[Prunable, Variables], float]
 
@@ -21,7 +23,9 @@ class Rule:
 
     Attributes:
         score: cka, or the baseline that removes as many blocks as cka would.
-        clusters: anchored (the paper's rule) or optimal.
+        clusters: anchored (the paper's rule), optimal, or rescored: of the
+            clusterings that remove the most, the one of least loss.
+        block_cost: what optimal clusters save the most of, parameters or latency.
         threshold: similarity that makes a cluster.
         calibration: batches of inputs, for scores that look at activations.
         token_masks: by stack, which tokens of a batch count; all by default.
@@ -31,6 +35,7 @@ class Rule:
 
     score: str
     clusters: str
+    block_cost: str
     threshold: float
     calibration: Sequence[Any]
     token_masks: Mapping[str, MaskFn]
@@ -47,7 +52,9 @@ def select(
 ) -> dict[str, tuple[int, ...]]:
     """Returns the blocks to remove, by stack."""
     chosen = {
-        stack.name: _by_similarity(rule, stack, variables, matrices[stack.name], stride)
+        stack.name: _by_similarity(
+            rule, model, stack, variables, matrices[stack.name], stride
+        )
         for stack in model.stacks
     }
     if rule.score == "cka":
@@ -60,30 +67,61 @@ def select(
 
 def _by_similarity(
     rule: Rule,
+    model: Prunable,
     stack: plan.Stack,
     variables: Variables,
     matrix: np.ndarray,
     stride: int,
 ) -> tuple[int, ...]:
-    if rule.clusters == "optimal":
-        params = stack.layouts["params"]
-        assert params is not None
-        costs = [
-            float(cost.count_parameters(block))
-            for block in params.blocks(variables["params"])
-        ]
-        found = clusters.optimal(
-            matrix,
-            rule.threshold,
-            costs,
-            stack.stages,
-            tuple(stack.protected),
-            stride=stride,
-        )
-    else:
+    if rule.clusters == "anchored":
         found = clusters.anchored(matrix, rule.threshold)
-    removed = clusters.removable(found, stride)
-    return tuple(block for block in removed if block not in stack.protected)
+        removed = clusters.removable(found, stride)
+        return tuple(block for block in removed if block not in stack.protected)
+    best = clusters.best_clusters(
+        matrix,
+        rule.threshold,
+        _block_costs(rule, model, variables, stack),
+        stack.stages,
+        tuple(stack.protected),
+        num_plans=_RESCORED if rule.clusters == "rescored" else 1,
+        stride=stride,
+    )
+    plans = [clusters.removable(found, stride) for found in best]
+    # The last of few may be the one that removes nothing, at no loss.
+    if len(proper := [removed for removed in plans if removed]) < 2:
+        return plans[0]
+    return baselines.rescore(proper, _loss_without(rule, model, variables, stack))[0][1]
+
+
+def _block_costs(
+    rule: Rule, model: Prunable, variables: Variables, stack: plan.Stack
+) -> list[float]:
+    """Returns what the removal of each block saves."""
+    layouts = {
+        name: layout
+        for name, layout in stack.layouts.items()
+        if layout is not None and name in variables
+    }
+    blocks = [
+        dict(zip(layouts, parts, strict=True))
+        for parts in zip(
+            *(layouts[name].blocks(variables[name]) for name in layouts), strict=True
+        )
+    ]
+    if rule.block_cost == "parameters" or stack.name not in model.refit:
+        return [float(cost.count_parameters(block["params"])) for block in blocks]
+    hook = model.refit[stack.name]
+    return cost.block_latencies(hook, blocks, variables, rule.calibration[0])
+
+
+def _loss_without(
+    rule: Rule, model: Prunable, variables: Variables, stack: plan.Stack
+) -> Callable[[tuple[int, ...]], float]:
+    def loss(removed: tuple[int, ...]) -> float:
+        made = plan.make_plan(stack, removed)
+        return rule.loss(*prunable.prune(model, variables, made))
+
+    return loss
 
 
 def _by_baseline(
@@ -99,11 +137,7 @@ def _by_baseline(
         key = jax.random.fold_in(rule.key, 1000 + stack.num_blocks)
         return baselines.random_blocks(key, stack.num_blocks, count, protected)
     if rule.score == "loss":
-
-        def loss(removed: tuple[int, ...]) -> float:
-            made = plan.make_plan(stack, removed)
-            return rule.loss(*prunable.prune(model, variables, made))
-
+        loss = _loss_without(rule, model, variables, stack)
         return baselines.greedy_by_loss(loss, stack.num_blocks, count, protected)[-1]
     cosines = baselines.cosine_state(
         model.activations[stack.name],

@@ -26,6 +26,7 @@ DEFAULTS = {
     "freeze": False,
     "score": "cka",
     "clusters": "anchored",
+    "block_cost": "parameters",
     "train_epochs": 2,
     "finetune_epochs": 0,
     "max_rounds": 1,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprune import cost
+from jaxprune.models import resnet
 
 
 def test_parameters_are_counted():
@@ -60,3 +61,19 @@ def test_latency_is_that_of_the_call():
 def test_latency_needs_a_repeat():
     with pytest.raises(ValueError, match="num_repeats=0"):
         cost.measure_latency(jnp.sin, jnp.ones(()), num_repeats=0)
+
+
+def test_blocks_that_are_alike_are_timed_once():
+    config = resnet.ResNetConfig((3, 2), (4, 8), image_shape=(8, 8, 1))
+    model = resnet.prunable_resnet(config)
+    variables = jax.jit(model.init)(jax.random.key(0))
+    blocks = [
+        {name: tree[f"block_{index}"] for name, tree in variables.items()}
+        for index in range(5)
+    ]
+    found = cost.block_latencies(
+        model.refit[resnet.STACK], blocks, variables, jnp.ones((2, 8, 8, 1)), 2
+    )
+    assert len(found) == 5
+    assert found[0] == found[1] == found[2] > 0
+    assert len({found[2], found[3], found[4]}) == 3
