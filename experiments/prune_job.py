@@ -47,7 +47,7 @@ class Job:
     stride: int
     max_accuracy_drop: float
     confidence: float
-    heal: tuple[str, ...]
+    heal: tuple[str, ...] | None
     recovery_epochs: int
     freeze: bool
     score: str
@@ -71,6 +71,9 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     """Prunes, writes all outputs, prints the summary, and returns the report."""
     progress.note(f"reading {job.dataset}")
     splits, source = _read(job)
+    if job.heal is None:
+        methods = prune_repair.default_methods(job.model, source.model)
+        job = dataclasses.replace(job, heal=methods)
     run = _Run(job, workdir, splits, source)
     base = run.base()
     settings = mpruner.Settings(
@@ -218,7 +221,7 @@ class _Run:
         """Returns the loss on a calibration batch, after re-estimation."""
         inputs = self._calibration[0]
         labels = self._splits.calibration.labels[: num_examples(inputs)]
-        if "batchnorm" in self._job.heal:
+        if self._job.heal:
             variables = heal.reestimate_batch_norm(model, variables, [inputs])
         outputs = jax.jit(model.apply)(variables, inputs)
         return float(self._task.loss(outputs, jnp.asarray(labels)))
@@ -268,7 +271,7 @@ class _Run:
             state.accepted.variables,
             self._source.module(structure),
             self._calibration,
-            reestimate="batchnorm" in self._job.heal,
+            reestimate=bool(self._job.heal),
         )
         examples = self._splits.certificate
         progress.note(f"certifying on {len(examples)} examples")

@@ -77,10 +77,10 @@ flags.DEFINE_float(
 flags.DEFINE_list(
     "heal",
     None,
-    "Repairs without gradients: batchnorm (statistics estimated anew), linear (maps in "
-    "the place of removed blocks, which cost parameters), refit (kept blocks fitted "
-    "anew, which cost none), several, or none. By default batchnorm,linear; refit for "
-    "models of transformers, which has no place for linear maps.",
+    "Repairs without gradients: refit (kept blocks fitted anew, which costs no "
+    "parameters), linear (maps in the place of removed blocks, which do), batchnorm "
+    "(statistics estimated anew), several, or none. By default refit where the model "
+    "says how, else batchnorm,linear.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -254,11 +254,9 @@ def _check_checkpoint(path: str) -> None:
     )
 
 
-def _heal() -> tuple[str, ...]:
+def _heal() -> tuple[str, ...] | None:
     if FLAGS.heal is None:
-        if model_names.is_transformer(FLAGS.model):
-            return ("refit",)
-        return ("batchnorm", "linear")
+        return None
     return () if FLAGS.heal == ["none"] else tuple(FLAGS.heal)
 
 

@@ -6,9 +6,23 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import model_names
 from jaxprune import heal, mpruner, recover, refit
 from jaxprune.batches import MaskFn
 from jaxprune.prunable import Prunable, Variables
+
+
+def default_methods(name: str, model: Prunable) -> tuple[str, ...]:
+    """Returns the repairs of a model when none are asked for.
+
+    Args:
+        name: as given to --model.
+        model: unpruned.
+    """
+    if model.refit:
+        return ("refit",)
+    # The files of transformers have no place for linear maps.
+    return () if model_names.is_transformer(name) else ("batchnorm", "linear")
 
 
 def methods_for(asked: Collection[str], model: Prunable) -> tuple[str, ...]:

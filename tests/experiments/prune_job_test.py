@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import prune_job
+from experiments import prune_job, prune_models, prune_repair
 from jaxprune import checkpoints
 from tests.experiments import prune_model_test
 
@@ -123,3 +123,11 @@ def test_what_could_not_be_removed_is_explained(base, tmp_path, capsys):
     assert "Nothing was removed: no cut kept the accuracy" in shown
     prune(tmp_path / "alike", weights=base, threshold=1.0)
     assert "no blocks are alike at this threshold" in capsys.readouterr().out
+
+
+def test_repairs_by_default_are_those_a_model_allows():
+    small = prune_models.for_images("small_resnet", None, (8, 8, 1), "0123456789")
+    assert prune_repair.default_methods("small_resnet", small.model) == ("refit",)
+    own = prune_model_test.tiny()
+    assert prune_repair.default_methods(OWN, own) == ("batchnorm", "linear")
+    assert prune_repair.methods_for(("batchnorm", "linear"), own) == ()
