@@ -1,11 +1,12 @@
 """What a model costs: parameters, floating-point operations, and measured time."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from jaxprune.prunable import Refit, Variables
 
@@ -32,7 +33,9 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
     """Returns the floating-point operations of one call, from the compiled program.
 
     A multiplication and an addition count as two. XLA counts what is left after it has
-    simplified the program, the same way for every model on one backend.
+    simplified the program, the same way for every model on one backend. It counts the
+    body of a loop once: of a scan (scanned blocks), the other steps are added here; a
+    loop of unknown length, and one in a function that is compiled already, is not.
 
     Args:
         function: what to count; it is jitted here unless it is compiled already.
@@ -44,12 +47,43 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
     >>> count_flops(lambda x, y: x @ y, np.ones((8, 16)), np.ones((16, 32)))
     8192.0
     """
-    analysis = _compiled(function, args).cost_analysis()
+    told = _told(_compiled(function, args))
+    if isinstance(function, jax.stages.Compiled) or told is None:
+        return told
+    return told + _untold(function, args)
+
+
+def _untold(function: Callable[..., Any], args: Any) -> float:
+    """Returns the operations of all steps of scans but those that XLA tells of."""
+    flops = 0.0
+    for steps, body in _scans(jax.make_jaxpr(function)(*args).jaxpr):
+        step = jaxpr_as_fun(body)
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
+        told = _told(_compiled(step, shapes)) or 0.0
+        flops += (steps - 1) * told + steps * _untold(step, shapes)
+    return flops
+
+
+def _told(compiled: jax.stages.Compiled) -> float | None:
+    analysis = compiled.cost_analysis()
     if isinstance(analysis, list):  # one entry per program on older versions
         analysis = analysis[0] if analysis else None
     flops = (analysis or {}).get("flops")
     # Some backends answer -1 for "not known".
     return float(flops) if flops is not None and flops >= 0 else None
+
+
+def _scans(jaxpr: Any) -> Iterator[tuple[int, Any]]:
+    """Yields length and body of each scan, those inside another one left out."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            yield equation.params["length"], equation.params["jaxpr"]
+            continue
+        for part in jax.tree.leaves(list(equation.params.values())):
+            # Programs within, with or without their constants.
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from _scans(inner)
 
 
 def measure_latency(

@@ -77,3 +77,26 @@ def test_blocks_that_are_alike_are_timed_once():
     assert len(found) == 5
     assert found[0] == found[1] == found[2] > 0
     assert len({found[2], found[3], found[4]}) == 3
+
+
+def test_every_step_of_a_scan_is_counted():
+    """XLA tells of a loop what one step costs."""
+    x, kernels = jnp.ones((3, 8)), jnp.ones((5, 8, 8))
+
+    def step(x, kernel):
+        return x @ kernel, None
+
+    def scanned(x, kernels):
+        return jax.lax.scan(step, x, kernels)[0]
+
+    def nested(x, kernels):
+        return jax.jit(
+            lambda x: jax.lax.scan(
+                lambda x, _: (scanned(x, kernels), None), x, length=4
+            )
+        )(x)[0]
+
+    product = 2 * 3 * 8 * 8
+    # Beside the products, a few operations count the steps.
+    assert 5 * product <= cost.count_flops(scanned, x, kernels) < 5.2 * product
+    assert 20 * product <= cost.count_flops(nested, x, kernels) < 21 * product
