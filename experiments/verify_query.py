@@ -3,7 +3,7 @@
 In a conjunction `--radius` is that of `--norm`, and the other limits are fixed:
 
     --norm=linf --radius=1,2 --max_changed=5 --max_total_shift=8
-    --norm=drop --radius=0:4 --max_shift=1       lost spikes, the others jitter
+    --norm=drop --radius=0,1,2 --max_shift=1    lost spikes, the others jitter
 """
 
 import dataclasses
@@ -131,6 +131,10 @@ def check(flag_values: flags.FlagValues) -> Asked:
     if getattr(flag_values, own) is not None:
         raise run_state.usage_error(
             own, getattr(flag_values, own), f"is the radius of --norm={norm}"
+        )
+    if flag_values.max_pixel is not None and not 0 <= flag_values.max_pixel <= 1:
+        raise run_state.usage_error(
+            "max_pixel", flag_values.max_pixel, "must lie in 0..1"
         )
     values = {
         field.name: getattr(flag_values, field.name)

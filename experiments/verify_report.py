@@ -141,7 +141,8 @@ def plot_verdicts(
             axes.bar_label(bars, [h or "" for h in heights], label_type="center")
             bottom += heights
     axes.set(xlabel="radius", ylabel="samples")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    if radii:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

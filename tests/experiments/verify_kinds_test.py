@@ -210,6 +210,7 @@ def test_two_networks_are_compared(networks, tmp_path):
         ("verify_snn", ["--norm=drop", "--max_dropped=1"], "--max_dropped=1"),
         ("verify_snn", ["--max_changed=-1"], "--max_changed=-1"),
         ("verify_snn", ["--max_pixel=1.5"], "--max_pixel=1.5"),
+        ("verify_snn", ["--max_pixel=nan"], "--max_pixel=nan"),
         ("verify_snn", ["--target=3"], "below 3"),
         ("verify_snn", ["--target=1", "--property=latency:3"], "--target=1"),
         ("verify_snn", ["--property=latency"], "latency:K"),
