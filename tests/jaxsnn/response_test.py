@@ -14,9 +14,10 @@ from jaxsnn.sat.check import intervals as checker
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.manifest import network_digest
 from jaxsnn.sat.encode import encode
+from jaxsnn.sat.query import Verdict
 from jaxsnn.sat.spec import Conv2D, Dense, IntegerNetwork
-from jaxsnn.verify import bounds
-from tests.jaxsnn import bounds_test, small_networks
+from jaxsnn.verify import bounds, cascade
+from tests.jaxsnn import bounds_test, cascade_test, small_networks
 
 RESPONSES = [(1,), (2, 1, 0), (1, 2, 3), (1, 3, 1, 0), (0, 2, -1), (3,)]
 
@@ -237,6 +238,27 @@ def test_bounds_equal_the_reference_intervals(kind, total, changed):
         for level, reference in zip(levels, expected, strict=True):
             np.testing.assert_array_equal(level.low[row], reference.low)
             np.testing.assert_array_equal(level.high[row], reference.high)
+
+
+def test_the_cascade_equals_enumeration():
+    rng = np.random.default_rng(3)
+    layers = [
+        Dense(rng.integers(-3, 5, (4, 4)), rng.integers(0, 6, 4), (2, 1, 0)),
+        Dense(
+            rng.integers(-3, 5, (3, 4)),
+            rng.integers(0, 3, 3),
+            delays=rng.integers(0, 2, (3, 4)),
+        ),
+    ]
+    network = IntegerNetwork(tuple(layers), num_steps=8)
+    samples = cascade_test.random_samples(rng, network, 8, "l1")
+    config = cascade.CascadeConfig(
+        backends=("pysat",), batch_size=8, effort=cascade_test.EFFORT
+    )
+    decisions = list(cascade.verify(network, samples, config, jax.random.key(0)))
+    cascade_test.check(network, samples, decisions, complete=True)
+    verdicts = {decision.result.verdict for decision in decisions}
+    assert verdicts == {Verdict.ROBUST, Verdict.FALSIFIED}
 
 
 def test_sums_that_float32_cannot_hold_name_the_neuron():
