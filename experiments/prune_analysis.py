@@ -10,11 +10,12 @@ import numpy as np
 
 from experiments import json_files, progress
 from experiments.prune_task import Task
-from jaxprune import similarity
-from jaxprune.batches import num_examples
+from jaxprune import similarity, uncertainty
+from jaxprune.batches import MaskFn
 from jaxprune.prunable import Prunable, Variables
 
 TIMING_FILE = "analysis.json"
+NOISE_FILE = "noise.json"
 
 
 def analyse(
@@ -37,7 +38,6 @@ def analyse(
         name: similarity.batch_total_fn(activations_fn, task.estimator)
         for name, activations_fn in model.activations.items()
     }
-    mask_fns = {name: task.token_masks.get(name, _all_count) for name in functions}
 
     @jax.jit
     def step(variables: Variables, inputs: Any, masks: Any) -> Any:
@@ -48,7 +48,7 @@ def analyse(
         }
 
     def analysis(inputs: Any) -> Any:
-        masks = {name: np.asarray(fn(inputs), bool) for name, fn in mask_fns.items()}
+        masks = {name: _mask(task.token_masks.get(name), inputs) for name in functions}
         return step(variables, inputs, masks)
 
     path = workdir / TIMING_FILE
@@ -73,8 +73,50 @@ def analyse(
     }
 
 
-def _all_count(inputs: Any) -> np.ndarray:
-    return np.ones(num_examples(inputs), bool)
+def _mask(mask_fn: MaskFn | None, inputs: Any) -> np.ndarray | None:
+    """Returns None where everything counts: that program is faster."""
+    mask = None if mask_fn is None else np.asarray(mask_fn(inputs), bool)
+    return None if mask is None or mask.all() else mask
+
+
+def check_noise(
+    task: Task,
+    threshold: float,
+    num_permutations: int,
+    key: jax.Array,
+    model: Prunable,
+    variables: Variables,
+    batch: Any,
+) -> dict[str, float | None]:
+    """Warns, by stack, of a threshold that unrelated blocks reach by chance.
+
+    Args:
+        task: says which tokens count and how similarity is estimated.
+        threshold: of clusters.
+        num_permutations: of the examples.
+        key: of the permutations.
+        model: whose blocks are compared.
+        variables: of the model.
+        batch: of inputs.
+
+    Returns:
+        The similarity that is reached by chance in one of twenty permutations of this
+        batch; None where it is undefined.
+    """
+    floors: dict[str, float | None] = {}
+    for name, activations_fn in model.activations.items():
+        floor = uncertainty.noise_floor(
+            activations_fn,
+            variables,
+            [batch],
+            key,
+            estimator=task.estimator,
+            mask_fn=task.token_masks.get(name),
+            num_permutations=num_permutations,
+        )
+        uncertainty.warn_if_noise(threshold, floor)
+        floors[name] = floor if np.isfinite(floor) else None
+    return floors
 
 
 def _merged(states: Any, added: Any) -> Any:

@@ -53,6 +53,7 @@ class Job:
     score: str
     clusters: str
     block_cost: str
+    noise_permutations: int
     train_epochs: int
     finetune_epochs: int
     max_rounds: int | None
@@ -187,13 +188,29 @@ class _Run:
             self._key,
         )
         return mpruner.Functions(
-            analyse=functools.partial(
-                prune_analysis.analyse, self._workdir, self._task, self._calibration
-            ),
+            analyse=self._analyse,
             select=functools.partial(prune_select.select, rule),
             heal=self._heal,
             recover=functools.partial(self._recover, base_variables),
             evaluate=self._evaluate,
+        )
+
+    def _analyse(self, model: Prunable, variables: Variables) -> dict[str, Any]:
+        """Returns similarity by stack, after a look at the noise if it is asked for."""
+        path = self._workdir / prune_analysis.NOISE_FILE
+        if self._job.noise_permutations and not path.exists():
+            floors = prune_analysis.check_noise(
+                self._task,
+                self._job.threshold,
+                self._job.noise_permutations,
+                jax.random.fold_in(self._key, 2000),
+                model,
+                variables,
+                self._calibration[0],
+            )
+            json_files.write_json_atomic(path, {"noise_floor": floors})
+        return prune_analysis.analyse(
+            self._workdir, self._task, self._calibration, model, variables
         )
 
     def base(self) -> prune_base.Base:
@@ -317,5 +334,8 @@ class _Run:
                     candidates, correct, certificates
                 ),
                 **json_files.read_json(self._workdir / prune_analysis.TIMING_FILE),
+                **json_files.read_json(
+                    self._workdir / prune_analysis.NOISE_FILE, missing={}
+                ),
             },
         )

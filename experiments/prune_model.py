@@ -24,6 +24,7 @@ OUTPUTS = (
     "report.json",
     "report.html",
     "analysis.json",
+    "noise.json",
     "similarity*.npy",
     "checkpoint",
     "pruned.safetensors",
@@ -116,6 +117,14 @@ flags.DEFINE_enum(
     "parameters",
     ["parameters", "latency"],
     "What optimal and rescored clusters save the most of; latency is measured.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "noise_permutations",
+    0,
+    "Permutations of a calibration batch that tell which similarity unrelated blocks "
+    "reach by chance, with a warning if that is the threshold; 0 does not look.",
+    lower_bound=0,
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -295,6 +304,7 @@ def main(argv: Sequence[str]) -> None:
         score=FLAGS.score,
         clusters=FLAGS.clusters,
         block_cost=FLAGS.block_cost,
+        noise_permutations=FLAGS.noise_permutations,
         train_epochs=FLAGS.train_epochs,
         finetune_epochs=FLAGS.finetune_epochs,
         max_rounds=FLAGS.max_rounds,

@@ -27,6 +27,7 @@ DEFAULTS = {
     "score": "cka",
     "clusters": "anchored",
     "block_cost": "parameters",
+    "noise_permutations": 0,
     "train_epochs": 2,
     "finetune_epochs": 0,
     "max_rounds": 1,
@@ -90,6 +91,14 @@ def test_optimal_clusters_need_all_pairs_to_be_alike(base, tmp_path):
         tmp_path / "run", weights=base, threshold=between, clusters="optimal"
     )
     assert len(report["pruned"]["kept_blocks"][STACK]) == 2
+
+
+def test_a_threshold_within_the_noise_is_warned_of(base, tmp_path):
+    with pytest.warns(UserWarning, match="by chance on this data"):
+        report = prune(
+            tmp_path / "run", weights=base, threshold=1e-3, noise_permutations=20
+        )
+    assert 1e-3 < report["noise_floor"][STACK] < 0.5
 
 
 def test_what_is_frozen_does_not_move(base, tmp_path):
