@@ -172,7 +172,7 @@ def read(
             `num_batches_tracked` that PyTorch adds and inference does not use are
             passed over.
         like: variables, or their shapes as `jax.eval_shape` gives them.
-        new: parts of variables that stand in where the file has none of their tensors,
+        new: parts of variables that stand in for layers of which the file has nothing,
             such as `{"params": {"classifier": ...}}` for a head yet to be trained.
 
     Raises:
@@ -190,6 +190,7 @@ def read(
         for name in tensors
         if name in names or not any(fnmatch.fnmatchcase(name, p) for p in passed)
     }
+    begun = {entry.path[:-1] for entry in table if _find(entry, tensors)[0] is not None}
     missing, misshapen, infinite, untied = [], [], [], []
     result: dict[Path, Any] = {}
     for entry in _tensors(table):
@@ -197,7 +198,7 @@ def read(
         if copies:
             untied.append(" and ".join(copies))
         if tensor is None:
-            if entry.path in stand_ins:
+            if entry.path in stand_ins and entry.path[:-1] not in begun:
                 result[entry.path] = stand_ins[entry.path]
             else:
                 missing.append(entry.name)

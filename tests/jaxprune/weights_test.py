@@ -83,6 +83,14 @@ def test_a_new_part_stands_in_only_where_the_file_has_none():
     np.testing.assert_array_equal(variables["params"]["head"]["kernel"], 7)
 
 
+def test_half_a_layer_is_not_made_up():
+    table = weights.dense("head", "head")
+    like = {"params": {"head": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}}}
+    with pytest.raises(ValueError, match=r"1 missing: head\.bias"):
+        weights.read(table, {"head.weight": KERNEL}, like, new=like)
+    assert weights.read(table, {}, like, new=like)["params"]["head"]["bias"].sum() == 0
+
+
 def test_a_table_of_another_model_is_refused():
     with pytest.raises(ValueError, match=r"does not describe .*params/head/kernel"):
         weights.write(TABLE[:2], LIKE)
