@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import data, progress, results, run_state, text_table
 from experiments.verify_query import Asked
-from jaxsnn.sat import workers
+from jaxsnn.sat import replay, workers
 from jaxsnn.sat.portfolio import MakePool
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.radius import Family
@@ -19,6 +19,10 @@ from jaxsnn.sat.spec import IntegerNetwork
 
 # What verdicts are called between two networks.
 COMPARED = {Verdict.ROBUST: "equivalent", Verdict.FALSIFIED: "different"}
+
+
+# So many are simulated in NumPy before the accelerated simulator is compiled.
+_FEW_SAMPLES = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +106,9 @@ def prepare(job: Job, run: run_state.RunState) -> Inputs:
     steps = coding.latency(pixels, job.network.num_steps, job.dataset.max_value)
 
     def predict(network: IntegerNetwork) -> np.ndarray:
+        if len(steps) <= _FEW_SAMPLES:
+            levels = [replay.spike_steps(network, one)[-1] for one in steps]
+            return np.array([replay.prediction(outputs) for outputs in levels])
         weights = simulate.device_weights(network)
 
         def one(inputs: jax.Array) -> jax.Array:
@@ -200,7 +207,14 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
         batch_size=min(16, max(1, len(todo))),
     )
     asked = [make_queries(job, inputs, position) for position in todo]
-    decisions = cascade.verify(network, asked, config, jax.random.key(job.seed))
+    compiled = dict.fromkeys(("bounds", "attack"), 0.0)
+    run_state.record(run.workdir, compilation_seconds=compiled)
+
+    def note(stage: Stage, seconds: float) -> None:
+        compiled[stage.value] += seconds
+        run_state.record(run.workdir, compilation_seconds=compiled)
+
+    decisions = cascade.verify(network, asked, config, jax.random.key(job.seed), note)
     counts = dict.fromkeys((job.word(verdict) for verdict in Verdict), 0)
     total = len(inputs.mine) * len(job.asked.radii)
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,9 @@
 """The stages before the solvers, for the robustness of many samples.
 
-Both exist twice or not at all: intervals in NumPy until a run has spent on them what
-their compilation would cost, then on the accelerator, with the same results; the
-attack only where the solvers would need longer than it takes to compile.
+Intervals run in NumPy until a run has spent on them what their compilation would cost,
+then on the accelerator, with the same results; L1 balls that they leave are split, as
+far as a second goes. The attack runs only where solvers would need longer than it takes
+to compile.
 """
 
 import dataclasses
@@ -32,6 +33,10 @@ FEW_SPIKES = 64
 # The largest total shift whose knapsacks are worth compiling: they grow with the
 # budget, those of NumPy do not.
 MAX_COMPILED_BUDGET = 8
+
+
+# Synapses times steps that splits of a ball go through in about a second.
+SPLIT_WORK = 200_000_000
 
 
 class _Bounded(NamedTuple):
@@ -286,13 +291,20 @@ def _bound_by_numpy(network: IntegerNetwork, queries: Sequence[Query]) -> _Bound
 def _split(network: IntegerNetwork, query: Query, seconds: float) -> Result:
     """Decides one query by parts of its ball, if a few of them do."""
     started = time.monotonic()
-    found = split.decide(network, query)
+    found = split.decide(network, query, _max_parts(network, query))
     seconds += time.monotonic() - started
     if found.split is not None:
         return Result(Verdict.ROBUST, Stage.BOUNDS, seconds=seconds)
     if found.counterexample is not None:
         return _replayed(network, query, found.counterexample, Stage.BOUNDS, seconds)
     return Result(Verdict.UNKNOWN, seconds=seconds)
+
+
+def _max_parts(network: IntegerNetwork, query: Query) -> int:
+    """As many parts as take about a second, which solvers may take as well."""
+    num_inputs = int((query.low <= network.last_informative_step(0)).sum())
+    size = network.layers[0].num_outputs * network.num_steps * max(num_inputs, 1)
+    return min(split.MAX_PARTS, 1 + SPLIT_WORK // size)
 
 
 def _clean(network: IntegerNetwork, queries: Sequence[Query]) -> dict[int, Result]:
