@@ -60,30 +60,42 @@ def save(directory: PathLike, tree: Any, description: Mapping[str, Any]) -> None
     Raises:
         OSError: if it cannot be written; a checkpoint that was there is still there.
     """
-    import orbax.checkpoint as ocp
-
     path = pathlib.Path(directory).absolute()
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    tree = jax.tree.map(np.asarray, tree)
+    try:
+        _write(partial, jax.tree.map(np.asarray, tree), description)
+    except BaseException:
+        # What is half written would only take the room that may be lacking.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    # A directory cannot be replaced in one step: the old one is moved aside first, and
+    # `_settled` finds it there if the machine stops in between.
+    old = path.with_name(f".{path.name}.old")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(directory: pathlib.Path, tree: Any, description: Mapping[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
+    directory.mkdir()
     manifest = {
         "format": FORMAT,
         "description": dict(description),
         "arrays": _describe(tree),
     }
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(partial / "variables", tree)
-        checkpointer.wait_until_finished()
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    # A directory cannot be replaced in one step: the old one is moved aside first, and
-    # `_settled` finds it there if the machine stops in between.
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory / "variables", tree)
+            checkpointer.wait_until_finished()
+    except ValueError as error:  # tensorstore's, for a full disk
+        reason = str(error).split("\n")[0]
+        raise OSError(f"{str(directory)!r} cannot be written: {reason}") from error
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 
 def _settled(path: pathlib.Path) -> pathlib.Path:
@@ -217,9 +229,19 @@ def _load_file(file: pathlib.Path) -> dict[str, np.ndarray]:
 def save_safetensors(
     path: PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes tensors and metadata as one safetensors file, whole or not at all."""
+    """Writes tensors and metadata as one safetensors file, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written; a file that was there is still there.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    partial = f"{os.fspath(path)}.partial"
-    save_file(dict(tensors), partial, metadata=dict(metadata))
-    os.replace(partial, path)
+    partial = pathlib.Path(f"{os.fspath(path)}.partial")
+    try:
+        save_file(dict(tensors), partial, metadata=dict(metadata))
+        partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{os.fspath(path)!r} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -72,6 +72,45 @@ def test_a_failed_write_leaves_the_old_one(tmp_path, monkeypatch):
     assert checkpoints.describe(tmp_path / "c") == {"version": 3}
 
 
+@pytest.fixture
+def little_room():
+    """Files of more than 30 000 bytes cannot be written, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_without_room_the_old_files_stay_and_no_partial_ones(tmp_path, little_room):
+    noise = np.random.default_rng(0).normal(size=(200, 200))
+    checkpoints.save(tmp_path / "c", TREE, {"version": 1})
+    tensors = tmp_path / "t.safetensors"
+    checkpoints.save_safetensors(tensors, {"a": np.ones(3)}, {})
+    with pytest.raises(OSError, match="cannot be written"):
+        checkpoints.save(tmp_path / "c", {"w": noise}, {"version": 2})
+    with pytest.raises(OSError, match="cannot be written"):
+        checkpoints.save_safetensors(tensors, {"a": noise}, {})
+    assert checkpoints.load(tmp_path / "c")[1] == {"version": 1}
+    assert checkpoints.load_safetensors(tensors)["a"].shape == (3,)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "t.safetensors"]
+
+
+def test_a_stop_after_a_stop_loses_nothing(tmp_path, monkeypatch):
+    """Stopped between the renames, resumed, and stopped before the new one stands."""
+    checkpoints.save(tmp_path / "c", TREE, {"version": 1})
+    (tmp_path / "c").rename(tmp_path / ".c.old")
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(tmp_path / "c", TREE, {"version": 2})
+    monkeypatch.undo()
+    assert checkpoints.load(tmp_path / "c")[1] == {"version": 1}
+
+
 def test_a_stop_between_the_two_renames_loses_nothing(tmp_path):
     checkpoints.save(tmp_path / "c", TREE, {"version": 1})
     (tmp_path / "c").rename(tmp_path / ".c.old")
