@@ -134,6 +134,13 @@ GROUPS: dict[str, Group] = {
         f"{_PRETRAINED}; SST-2 instead of Yahoo",
     ),
     **{f"resnet{depth}": _resnet(depth) for depth in (20, 32, 44, 56)},
+    "t5_digits": Group(
+        "T5 (4 + 4 layers, 64 wide, trained here) sorting digits",
+        ("--train_epochs={epochs}",),
+        ("--model=t5", "--learning_rate=1e-3", "--dataset=sorted_digits"),
+        _grid({"0.99": "T5-base, .99: 12/12 to 9/5 layers, BLEU .227 to .212"}),
+        "a toy",
+    ),
     "t5_emotion": Group(
         "T5 (4 + 4 layers, 64 wide, trained here) answering dair-ai/emotion in words",
         ("--train_epochs={epochs}",),
