@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import network
+from jaxsnn.delays import by_delay, responses
 from jaxsnn.sat.response import peak
 
 # Multiplications per example above which sorting pays on a CPU (measured).
@@ -171,13 +172,13 @@ def by_responses(
     """
     last = num_steps - 1
     steps = steps.astype(jnp.int32)
-    parts = list(network.by_delay(neurons.weights, layer.delays))
+    parts = list(by_delay(neurons.weights, layer.delays))
     threshold = neurons.threshold * peak(layer.response)
 
     def advance(fired: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
         voltages = jnp.zeros(fired.shape, neurons.weights.dtype)
         for delay, weights in parts:
-            values = network.responses(layer.response, step - steps - delay, num_steps)
+            values = responses(layer.response, step - steps - delay, num_steps)
             voltages += jnp.matmul(
                 values, weights.T, precision=jax.lax.Precision.HIGHEST
             )

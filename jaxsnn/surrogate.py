@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import events, network
+from jaxsnn.delays import by_delay
 from jaxsnn.network import Neurons
 from jaxsnn.sat import response
 from jaxsnn.sat.response import STEP, peak
@@ -206,7 +207,7 @@ def _potentials(
         matrix = np.abs(matrix) if magnitude else matrix
         spiked = jnp.einsum("gh,bhd->bgd", matrix, spiked, precision="highest")
     parts = []
-    for delay, part in network.by_delay(weights, layer.delays):
+    for delay, part in by_delay(weights, layer.delays):
         late = jnp.pad(spiked, ((0, 0), (delay, 0), (0, 0)))[:, : spiked.shape[1]]
         parts.append(_weighted_sums(layer, shape, part, late))
     return functools.reduce(jnp.add, parts)
