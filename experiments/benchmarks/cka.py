@@ -22,7 +22,11 @@ from absl import flags
 
 from experiments import progress, run_state, text_table
 
-_MODELS = {f"resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
+_RESNETS = {f"resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
+# Encoders of text: width, blocks and heads; sequences of 64 tokens.
+_BERTS = {"bert-tiny": (128, 2, 2), "minilm": (384, 6, 12), "bert-base": (768, 12, 12)}
+_MODELS = (*_RESNETS, *_BERTS)
+_TOKENS = 64
 _FORWARD = "forward pass without analysis"
 _PAIRWISE = "pairwise CKA, one Gram product and trace a pair"
 
@@ -33,12 +37,13 @@ _FIXED = {"L": 8, "n": 128, "d": 4096}
 FLAGS = run_state.new_flags()
 flags.DEFINE_list(
     "models",
-    ["resnet20", "resnet56"],
-    f"Among {', '.join(_MODELS)}; randomly initialised, on 32x32 images.",
+    ["resnet20", "resnet56", "minilm"],
+    f"Among {', '.join(_MODELS)}; randomly initialised, on 32x32 images or texts of "
+    f"{_TOKENS} tokens.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "batch_size", 128, "Images of a batch.", lower_bound=4, flag_values=FLAGS
+    "batch_size", 128, "Examples of a batch.", lower_bound=4, flag_values=FLAGS
 )
 flags.DEFINE_integer(
     "group_size", 32, "Examples in a Gram matrix.", lower_bound=4, flag_values=FLAGS
@@ -104,21 +109,18 @@ def measure_model(
 
     from experiments.benchmarks.baselines import pairwise_cka
     from jaxprune import similarity
-    from jaxprune.models import resnet
 
-    config = resnet.cifar_config(_MODELS[name])
-    model = resnet.prunable_resnet(config)
-    activations_fn = model.activations[resnet.STACK]
-    image_key, init_key = jax.random.split(jax.random.key(seed))
-    images = jax.random.normal(image_key, (batch_size, *config.image_shape))
-    variables = model.init(init_key)
+    input_key, init_key = jax.random.split(jax.random.key(seed))
+    model, inputs = _build(name, batch_size, input_key)
+    activations_fn = model.activations[model.stacks[0].name]
+    variables = jax.jit(model.init)(init_key)
     estimator = similarity.Estimator(group_size=group_size)
     fused = jax.jit(similarity.batch_total_fn(activations_fn, estimator))
     forward = jax.jit(model.apply)
     ours, plain = "ours", "forward"
     programs: dict[str, Program] = {
-        plain: functools.partial(forward, variables, images),
-        ours: functools.partial(fused, variables, images, None),
+        plain: functools.partial(forward, variables, inputs),
+        ours: functools.partial(fused, variables, inputs, None),
     }
     seconds = measure(programs, repeats)
     label = f"{name}, n={batch_size}, groups of {group_size}"
@@ -127,12 +129,36 @@ def measure_model(
         capture = jax.jit(lambda v, x: activations_fn(v, x)[1])
 
         def pair_by_pair() -> Any:
-            return pairwise_cka.cka_matrix(capture(variables, images))
+            return pairwise_cka.cka_matrix(capture(variables, inputs))
 
         few = min(repeats, 3)
         seconds = measure({"peer": pair_by_pair, ours: programs[ours]}, few)
         rows.append(row(label, _PAIRWISE, seconds[ours], seconds["peer"], device))
     return rows
+
+
+def _build(name: str, batch_size: int, key: Any) -> tuple[Any, Any]:
+    """Returns a model and a batch of inputs."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxprune.models import bert, resnet, text
+
+    if name in _RESNETS:
+        config = resnet.cifar_config(_RESNETS[name])
+        shape = (batch_size, *config.image_shape)
+        return resnet.prunable_resnet(config), jax.random.normal(key, shape)
+    width, depth, heads = _BERTS[name]
+    encoder = bert.BertConfig(
+        hidden_size=width,
+        num_layers=depth,
+        num_heads=heads,
+        intermediate_size=4 * width,
+    )
+    shape = (batch_size, _TOKENS)
+    tokens = jax.random.randint(key, shape, 0, encoder.vocab_size, jnp.int32)
+    inputs = text.Text(tokens, jnp.ones(shape, jnp.int32))
+    return bert.prunable_bert(encoder), inputs
 
 
 def measure_scaling(repeats: int, group_size: int, seed: int) -> dict[str, Any]:

@@ -19,8 +19,9 @@ def test_peer_and_ours_agree():
     np.testing.assert_allclose(ours, pairwise_cka.cka_matrix(layers), atol=1e-5)
 
 
-def test_rows_of_a_small_model(tmp_path):
-    rows = cka.measure_model("resnet8", 8, 4, 2, 0, "test", pairwise=True)
+@pytest.mark.parametrize("name", ["resnet8", "bert-tiny"])
+def test_rows_of_a_small_model(name, tmp_path):
+    rows = cka.measure_model(name, 8, 4, 2, 0, "test", pairwise=True)
     assert [entry["peer"] for entry in rows] == [cka._FORWARD, cka._PAIRWISE]
     for entry in rows:
         assert entry["ours_seconds"] > 0
@@ -29,7 +30,7 @@ def test_rows_of_a_small_model(tmp_path):
     report = {"rows": rows, "scaling": {}, "skipped": []}
     cka.plot(report, tmp_path / "cka.png")
     assert (tmp_path / "cka.png").stat().st_size > 0
-    assert "resnet8, n=8, groups of 4" in cka.describe(report)
+    assert f"{name}, n=8, groups of 4" in cka.describe(report)
 
 
 def test_row_by_hand():
