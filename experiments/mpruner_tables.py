@@ -150,16 +150,18 @@ def main(argv: Sequence[str]) -> None:
     run = run_state.start_run(
         FLAGS.workdir,
         run_state.settings(FLAGS),
-        outputs=("tables.md", *mpruner_recipes.GROUPS),
+        outputs=("tables.md", *known),
         volatile=("groups",),
         overwrite=FLAGS.overwrite,
     )
-    tables: dict[str, str] = {}
 
     def write(name: str, table: str) -> None:
-        tables[name] = table
-        content = "\n".join(tables.values())
-        (run.workdir / "tables.md").write_text(content, encoding="utf-8")
+        """Writes one table, and all there are so far, other groups' included."""
+        (run.workdir / name).mkdir(exist_ok=True)
+        (run.workdir / name / "table.md").write_text(table, encoding="utf-8")
+        files = [run.workdir / group / "table.md" for group in known]
+        tables = [f.read_text(encoding="utf-8") for f in files if f.is_file()]
+        (run.workdir / "tables.md").write_text("\n".join(tables), encoding="utf-8")
 
     for name in FLAGS.groups:
         if name == "parameters":

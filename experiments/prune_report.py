@@ -159,7 +159,7 @@ def _write_page(
         [
             number,
             attempt["stride"],
-            ", ".join(str(b) for blocks in attempt["removed"].values() for b in blocks),
+            _named(attempt["removed"], len(figures) > 1),
             *(attempt[key] for key in _METHODS.values()),
             attempt["reason"],
             round(attempt["seconds"], 1),
@@ -223,6 +223,14 @@ def _write_page(
         ],
         subtitle=f"{settings['dataset']}, threshold {threshold}",
     )
+
+
+def _named(removed: Mapping[str, Any], several_stacks: bool) -> str:
+    """Returns the blocks of a round, with their stacks where there are several."""
+    listed = {name: ", ".join(map(str, blocks)) for name, blocks in removed.items()}
+    if not several_stacks:
+        return "".join(listed.values())
+    return "; ".join(f"{name} {blocks}" for name, blocks in listed.items())
 
 
 def _test(level: Mapping[str, Any]) -> tuple[float | None, str]:

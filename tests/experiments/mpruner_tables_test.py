@@ -63,23 +63,25 @@ def _fail(message):
     raise _Refused(message)
 
 
+REPORT = {
+    "base": {"num_blocks": 6, "flops": 200.0, "accuracy": 0.9},
+    "pruned": {
+        "num_blocks": 3,
+        "num_params": 1_500_000,
+        "flops": 100.0,
+        "accuracy": 0.895,
+        "sparsity": 0.0,
+    },
+    "certificate": {"accuracy_drop": 0.005, "accuracy_drop_upper_bound": 0.0123},
+    "rounds": [
+        {"accuracy_after_heal": 0.5, "accepted": False},
+        {"accuracy_after_heal": 0.8, "accepted": True},
+    ],
+}
+
+
 def test_a_line_says_what_was_lost():
-    report = {
-        "base": {"num_blocks": 6, "flops": 200.0, "accuracy": 0.9},
-        "pruned": {
-            "num_blocks": 3,
-            "num_params": 1_500_000,
-            "flops": 100.0,
-            "accuracy": 0.895,
-            "sparsity": 0.0,
-        },
-        "certificate": {"accuracy_drop": 0.005, "accuracy_drop_upper_bound": 0.0123},
-        "rounds": [
-            {"accuracy_after_heal": 0.5, "accepted": False},
-            {"accuracy_after_heal": 0.8, "accepted": True},
-        ],
-    }
-    shown = mpruner_tables.line("K1_0.98", "", report)
+    shown = mpruner_tables.line("K1_0.98", "", REPORT)
     assert shown[1:9] == [
         "6 to 3",
         "1.500",
@@ -96,3 +98,27 @@ def test_what_is_done_is_not_run_again(tmp_path, monkeypatch):
     json_files.write_json_atomic(tmp_path / "report.json", {"done": 1})
     monkeypatch.setattr(mpruner_tables.subprocess, "run", _fail)
     assert mpruner_tables.prune(tmp_path, []) == {"done": 1}
+
+
+def test_tables_of_other_groups_stay(tmp_path, monkeypatch):
+    """Runs begin from the base of their group, and the file grows group by group."""
+    asked = []
+
+    def prune(workdir, arguments):
+        asked.append((workdir.relative_to(tmp_path / "w"), arguments))
+        return REPORT
+
+    monkeypatch.setattr(mpruner_tables, "prune", prune)
+    for groups in ("t5_digits", "t5_emotion"):
+        argv = [f"--groups={groups}", "--data_dir=d", f"--workdir={tmp_path / 'w'}"]
+        with pytest.raises(SystemExit) as exit_info:
+            run_state.run(mpruner_tables.main, mpruner_tables.FLAGS, ["x", *argv])
+        assert not exit_info.value.code
+    assert [str(where) for where, _ in asked[:2]] == [
+        "t5_digits/base",
+        "t5_digits/K1_0.99",
+    ]
+    assert "--train_epochs=2" in asked[0][1]
+    assert f"--weights={tmp_path}/w/t5_digits/base/base" in asked[1][1]
+    tables = (tmp_path / "w" / "tables.md").read_text()
+    assert tables.count("| K1_0.99 | 6 to 3 |") == 2
