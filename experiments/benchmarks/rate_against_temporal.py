@@ -264,16 +264,14 @@ def plot(rows: Sequence[dict[str, Any]]) -> Any:
     for axes, radius in zip(panels, radii, strict=True):
         chosen = [row for row in rows if row["radius"] == radius]
         sizes = [row["hidden"] for row in chosen]
-        for side, label, marker in (
-            ("ours", "spike times", "o"),
-            ("peer", "rate", "s"),
-        ):
+        sides = (("ours", "spike times", "o", -0.1), ("peer", "rate", "s", 0.1))
+        for side, label, marker, aside in sides:
             medians = np.array([row[f"{side}_seconds"] for row in chosen])
             low, high = np.transpose(
                 [row["spread"][f"{side}_quartiles"] for row in chosen]
             )
             axes.errorbar(
-                sizes,
+                np.array(sizes) + aside,
                 medians,
                 [medians - low, high - medians],
                 marker=marker,
