@@ -77,7 +77,7 @@ def every_sequence(table, length_penalty):
     return sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.5])
 def test_with_enough_beams_the_best_of_all_sequences_are_found(length_penalty):
     table = tables(0)
     # 8 unfinished histories of three words, each with three next words.
@@ -125,7 +125,7 @@ def naive_search(table, num_beams, length_penalty, stopping):
 
 
 @pytest.mark.parametrize("stopping", Stopping)
-@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("length_penalty", [-1.0, 1.0])
 def test_few_beams_decide_as_a_naive_search(stopping, length_penalty):
     run = search(num_beams=2, length_penalty=length_penalty, stopping=stopping)
     for seed in range(3):

@@ -1,6 +1,7 @@
 """ImageNet ResNets and projection shortcuts; the rest is in resnet_test.py."""
 
 import dataclasses
+import functools
 import pathlib
 import zipfile
 
@@ -105,6 +106,13 @@ PUBLISHED = {
 }
 
 
+@functools.cache
+def unpruned(depth):
+    """The network, and the shapes of its variables."""
+    model = resnet.prunable_resnet(resnet.imagenet_config(depth))
+    return model, jax.eval_shape(model.init, jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("depth", "row"),
     [(depth, row) for depth, rows in PUBLISHED.items() for row in rows],
@@ -113,16 +121,15 @@ PUBLISHED = {
 def test_published_bookkeeping(depth, row):
     _, removed, left, millions = row
     config = resnet.imagenet_config(depth)
-    model = resnet.prunable_resnet(config)
     blocks = []  # the last ones of each stage
     for stage, count in enumerate(removed):
         end = sum(config.stage_sizes[: stage + 1])
         blocks += range(end - count, end)
+    model, shapes = unpruned(depth)
     made = plan.make_plan(model.stack(STACK), blocks)
-    structure = model.structure.after(made)
-    smaller = resnet.pruned_config(config, structure)
-    assert len(smaller.stages) == left
-    assert f"{num_parameters(smaller) / 1e6:.2f}" == millions
+    smaller, shapes = prunable.prune(model, shapes, made)
+    assert smaller.stack(STACK).num_blocks == left
+    assert f"{cost.count_parameters(shapes['params']) / 1e6:.2f}" == millions
 
 
 def test_the_paper_keeps_31_709_224_parameters_of_resnet_152():
