@@ -36,7 +36,7 @@ class AttackConfig:
       beam_width: inputs in the beam; 0 for no beam.
     """
 
-    num_restarts: int = 6
+    num_restarts: int = 8
     num_rivals: int = 3
     num_iterations: int = 40
     learning_rate: float = 0.1
