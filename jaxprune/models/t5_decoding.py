@@ -24,6 +24,9 @@ def greedy(module: T5, variables: Variables, text: Text, length: int) -> Array:
         variables: its parameters.
         text: what is read.
         length: tokens written at most, the one that ends a sequence included.
+
+    Raises:
+        ValueError: if there is no room for a token.
     """
     step_fn, cache = _start(module, variables, text, length)
     return search.greedy(step_fn, cache, len(text.token_ids), _tokens(module, length))
@@ -51,6 +54,9 @@ def beam_search(
         num_beams: K, sequences at a time.
         length_penalty: see `jaxprune.models.beam_search`.
         stopping: when to stop.
+
+    Raises:
+        ValueError: if there are no beams, or there is no room for a token.
     """
     step_fn, cache = _start(module, variables, text, length, num_beams)
     return search.beam_search(
@@ -77,6 +83,8 @@ def _start(
 
     Each example is repeated in neighbouring rows.
     """
+    if length < 1 or repeats < 1:
+        raise ValueError(f"{length=} and num_beams={repeats} must be positive")
     mask = jnp.asarray(token_mask(text))
     source: Any = module.apply(variables, text.token_ids, mask, method="encode")
 

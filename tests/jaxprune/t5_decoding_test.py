@@ -98,3 +98,8 @@ def test_beams_are_what_they_would_be_without_a_cache(network, variables):
     np.testing.assert_allclose(ours.scores, expected.scores, rtol=1e-4)
     # Sequences did change places, so that a cache left in its place would show.
     assert len({tuple(x) for x in np.asarray(ours.tokens[0, :, :2]).tolist()}) > 1
+
+
+def test_no_room_for_a_token_is_refused(variables):
+    with pytest.raises(ValueError, match="length=0 and num_beams=1 must be positive"):
+        t5_decoding.greedy(t5_network.T5(CONFIG), variables, TEXT, 0)
