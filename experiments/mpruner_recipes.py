@@ -138,7 +138,9 @@ GROUPS: dict[str, Group] = {
         "T5 (4 + 4 layers, 64 wide, trained here) sorting digits",
         ("--train_epochs={epochs}",),
         ("--model=t5", "--learning_rate=1e-3", "--dataset=sorted_digits"),
-        _grid({"0.99": "T5-base, .99: 12/12 to 9/5 layers, BLEU .227 to .212"}),
+        _grid(
+            {"0.99": "T5-base, .99: 12/12 to 9/5 layers, BLEU .227 to .212", "0.9": ""}
+        ),
         "a toy",
     ),
     "t5_emotion": Group(
