@@ -80,7 +80,10 @@ class ClingoSession:
 
     def __init__(self, problem: Problem) -> None:
         clingo = _import("clingo")
-        self._control: Any = clingo.Control(["--warn=none", "--configuration=crafty"])
+        # Deciding for false first finds counterexamples sooner (9 s became 0.1 s on one
+        # query, 0.6 s became 0.01 s on another), and proves as fast.
+        options = ["--warn=none", "--configuration=crafty", "--sign-def=neg"]
+        self._control: Any = clingo.Control(options)
         self._atoms: dict[int, int] = {}
         with self._control.backend() as backend:
             for variable in range(1, problem.num_variables + 1):
