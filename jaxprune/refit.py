@@ -114,10 +114,11 @@ def refit(
         raise ValueError(
             "this model cannot hold linear maps: it has no attach function"
         )
-    if not len(batches):
-        raise ValueError("blocks cannot be fitted without any batch")
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations} must be at least 1")
+    if not len(batches) or not all(num_examples(batch) for batch in batches):
+        raise ValueError("blocks cannot be fitted without any batch, or to empty ones")
+    for name, value in (("positions", positions), ("iterations", iterations)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     # The last block of the base that each kept one stands for.
     ends = [block - 1 for block in plan.kept[1:]]
     ends.append(base.stack(stack).num_blocks - 1)

@@ -108,8 +108,12 @@ def advance(optimizer, params, opt_state):
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1), optax.ema(0.9)),
         optax.inject_hyperparams(optax.adam)(0.1),
         optax.MultiSteps(optax.adam(0.1), 2),
+        optax.multi_transform(
+            {"a": optax.adam(0.1), "b": optax.sgd(0.1)},
+            lambda params: jax.tree.map(lambda _: "a", params),
+        ),
     ],
-    ids=["momentum", "adamw", "chain", "injected", "multi_steps"],
+    ids=["momentum", "adamw", "chain", "injected", "multi_steps", "multi_transform"],
 )
 def test_moments_follow_their_parameters(optimizer):
     params = blocks()

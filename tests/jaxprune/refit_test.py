@@ -202,6 +202,10 @@ def test_wrong_arguments_are_refused():
         refit.refit(model, variables, pruned, smaller, made, [])
     with pytest.raises(ValueError, match="iterations=0"):
         refit.refit(model, variables, pruned, smaller, made, [images(4)], iterations=0)
+    with pytest.raises(ValueError, match="positions=0"):
+        refit.refit(model, variables, pruned, smaller, made, [images(4)], positions=0)
+    with pytest.raises(ValueError, match="empty ones"):
+        refit.refit(model, variables, pruned, smaller, made, [images(0)])
     bare = dataclasses.replace(pruned, refit={})
     with pytest.raises(ValueError, match="does not say how to refit the stack 'blo"):
         refit.refit(model, variables, bare, smaller, made, [images(4)])
