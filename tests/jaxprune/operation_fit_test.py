@@ -28,6 +28,29 @@ def problem(rows=200):
     return features, shortcut, target.astype(np.float32)
 
 
+@pytest.mark.parametrize("rectified", [False, True])
+def test_one_regression_is_least_squares_of_what_the_shortcut_lacks(rectified):
+    features, shortcut, target = problem()
+    halves = [(part, np.ones(100, bool)) for part in (slice(0, 100), slice(100, 200))]
+    carries = [(features[part], shortcut[part], counted) for part, counted in halves]
+    start = LinearMap(jnp.eye(3, 2), jnp.zeros(2))
+    found, left = operation_fit.fit(
+        linear_operation(rectified),
+        start,
+        carries,
+        [target[:100], target[100:]],
+        operation_fit.Options(ridge=0.0, positions=1, iterations=1),
+    )
+    design = np.column_stack([features, np.ones(200)])
+    lacking = target - shortcut
+    best, *_ = np.linalg.lstsq(design, lacking, rcond=None)
+    np.testing.assert_allclose(found.kernel, best[:3], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.bias, best[3], rtol=1e-3, atol=1e-4)
+    error = np.sum((lacking - design @ best) ** 2)
+    total = np.sum((lacking - lacking.mean(0)) ** 2)
+    assert left == pytest.approx(error / total, rel=1e-3)
+
+
 def test_rectified_regression_finds_the_minimum_of_the_convex_objective():
     features, shortcut, target = problem()
     carry = (features, shortcut, np.ones(len(features), bool))
