@@ -129,8 +129,9 @@ def refit(
     options = operation_fit.Options(ridge, positions, iterations)
     unpruned = _Walk(base, base_variables, stack, batches)
     walk = _Walk(model, variables, stack, batches)
-    # What precedes the stack may have changed, too: a decoder's encoder.
-    changed = not _equal(unpruned.carries, walk.carries)
+    # What precedes the first kept block may have changed: blocks that are gone, or
+    # a decoder's encoder.
+    changed = plan.kept[0] > 0 or not _equal(unpruned.carries, walk.carries)
     adapted = base.structure.adapter_positions(stack)
     mapped = pruned.structure.adapter_positions(stack)
     fitted = []

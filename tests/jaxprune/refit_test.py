@@ -145,6 +145,14 @@ def test_blocks_before_the_first_cut_stay_as_they_are():
     )
 
 
+def test_a_span_at_the_start_is_made_up_for_by_the_block_after_it():
+    model, variables = unpruned()
+    made, pruned, smaller = without(model, variables, [0])
+    arguments = (model, variables, pruned, smaller, made, [images(128)])
+    _, _, fitted = refit.refit(*arguments)
+    assert [f.block for f in fitted] == [0, 1, 2, 3, refit.HEAD]
+
+
 def test_nothing_removed_changes_nothing():
     model, variables = unpruned()
     made = plan.make_plan(model.stack(STACK), [])
