@@ -150,7 +150,10 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     axes.set_xlabel("accuracy (%), one dot a seed")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.0, 0.5))
+    # Above the axes, where no dot can be.
+    axes.legend(
+        frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0)
+    )
     figure.savefig(path, dpi=150)
 
 
