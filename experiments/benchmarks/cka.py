@@ -230,6 +230,8 @@ def plot(report: Mapping[str, Any], path: pathlib.Path) -> None:
     lines.set(xlabel="size", ylabel="seconds", title="Analysis alone")
     lines.grid(alpha=0.25, which="both")
     if report["scaling"]:
+        # Above all lines.
+        lines.set_ylim(top=lines.get_ylim()[1] * 20)
         lines.legend(frameon=False, fontsize=8, loc="upper left")
     for axes in (bars, lines):
         axes.spines[["top", "right"]].set_visible(False)
