@@ -259,7 +259,7 @@ def counterexample_pictures(
         shift = (moved - clean).reshape(shape)
         reach = max(1, int(np.abs(shift).max()))
         panels[2].imshow(shift, cmap="RdBu", vmin=-reach, vmax=reach)
-        panels[2].set_title(f"{(shift != 0).sum()} inputs moved")
+        panels[2].set_title(f"inputs moved: {(shift != 0).sum()}")
         for axes in panels:
             axes.set_axis_off()
         text = (
