@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from jaxprune import plan, prunable
-from jaxprune.models import beam_search, t5, t5_decoding, t5_network, text, weights
+from jaxprune.models import (
+    beam_search,
+    huggingface,
+    t5,
+    t5_decoding,
+    t5_network,
+    text,
+    weights,
+)
 from tests.jaxprune import conformance_test as conformance
 
 pytestmark = pytest.mark.peer
@@ -43,7 +51,7 @@ def with_own_head(directory, config, tensors):
     tensors = {**tensors, "lm_head.weight": own.astype(np.float32)}
     config = {**config, "tie_word_embeddings": False}
     del config["scale_decoder_outputs"]
-    conformance.write(directory, config, tensors)
+    huggingface.write_directory(directory, config, tensors)
     reference = transformers.T5ForConditionalGeneration.from_pretrained(directory)
     assert not np.array_equal(
         reference.lm_head.weight.detach(), reference.shared.weight
@@ -148,7 +156,7 @@ def test_a_pruned_t5_goes_back_to_transformers(tmp_path, kind):
     config = t5.pruned_config(config, model.structure)
     tensors = weights.write(t5.weight_table(config), pruned)
     written = t5.config_to_hf(config, base)
-    conformance.write(tmp_path / "pruned", written, tensors)
+    huggingface.write_directory(tmp_path / "pruned", written, tensors)
     again = conformance.strictly(
         transformers.T5ForConditionalGeneration, tmp_path / "pruned"
     )
