@@ -229,14 +229,14 @@ def augmentation(job: Job) -> "training.Augment | None":
     shape = job.train.images.shape[1:]
 
     def augment(key: jax.Array, steps: jax.Array) -> jax.Array:
-        jitter_key, shift_key = jax.random.split(key)
         if job.shift:
+            key, shift_key = jax.random.split(key)
             image_shape = (shape[0], shape[1])
             steps = training.shift(
                 shift_key, steps, image_shape, job.shift, job.num_steps
             )
         if job.jitter:
-            steps = training.jitter(jitter_key, steps, job.jitter, job.num_steps)
+            steps = training.jitter(key, steps, job.jitter, job.num_steps)
         return steps
 
     return augment
