@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxprune import least_squares, prunable
 from jaxprune.least_squares import LinearMap
 from jaxprune.models import blocks, encoder, huggingface, transformer_refit, weights
+from jaxprune.models.blocks import pruned_config as pruned_config
 from jaxprune.models.text import Text, token_mask
 
 Array = jax.Array
@@ -176,15 +177,6 @@ class Bert(nn.Module):
         return words.attend(x) + bias[None, None]
 
 
-def pruned_config(config: BertConfig, structure: prunable.Structure) -> BertConfig:
-    """Returns the configuration of what `structure` leaves of a base model."""
-    return dataclasses.replace(
-        config,
-        num_layers=len(structure.kept[STACK]),
-        adapters=structure.adapter_positions(STACK),
-    )
-
-
 def prunable_bert(
     config: BertConfig,
     structure: prunable.Structure | None = None,
@@ -198,25 +190,16 @@ def prunable_bert(
         structure: which blocks are left of it; all by default.
         scan: keep the parameters of all blocks stacked; see `jaxprune.models.blocks`.
     """
-    structure = structure or blocks.full_structure(config.num_layers)
-    smaller = pruned_config(config, structure)
-    module, token = Bert(smaller, scan), jnp.ones((1, 1), jnp.int32)
+    token = jnp.ones((1, 1), jnp.int32)
     return blocks.prunable_blocks(
-        module,
-        structure,
-        lambda new: prunable_bert(config, new, scan=scan),
-        Text(token, token),
-        scan=scan,
-        refit=_refit(module),
+        Bert, config, structure, Text(token, token), scan=scan, refit=_refit
     )
 
 
-def _refit(module: Bert) -> prunable.Refit:
-    config = module.config
-    alike = dataclasses.replace(config, num_layers=1, adapters=())
+def _refit(module: nn.Module, config: BertConfig) -> prunable.Refit:
     return transformer_refit.refit(
         module,
-        tuple(Block(alike, i in config.adapters) for i in range(config.num_layers)),
+        blocks.separate(Block, config),
         ("mlp", "output"),
         _counted,
         norm="mlp_norm",

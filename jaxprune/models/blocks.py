@@ -6,9 +6,10 @@ single block however deep the network is. `stack` and `unstack` carry parameters
 one form to the other, and pruning commutes with them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -114,31 +115,72 @@ def attach(
     return {**variables, "params": params}
 
 
-def full_structure(depth: int) -> prunable.Structure:
-    """Returns the structure of the unpruned model."""
-    return prunable.Structure({STACK: tuple(range(depth))})
+class Config(Protocol):
+    """What the frozen dataclass that describes a network says about its blocks."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def adapters(self) -> tuple[int, ...]:
+        """Blocks that end in a linear map."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def pruned_config(config: ConfigT, structure: prunable.Structure) -> ConfigT:
+    """Returns the configuration of what `structure` leaves of a base model."""
+    return dataclasses.replace(
+        config,
+        num_layers=len(structure.kept[STACK]),
+        adapters=structure.adapter_positions(STACK),
+    )
+
+
+def separate(
+    make_block: Callable[[ConfigT, bool], nn.Module], config: ConfigT
+) -> tuple[nn.Module, ...]:
+    """Returns the blocks of a network without names, equal where they are alike.
+
+    Args:
+        make_block: from a configuration, and whether it ends in a linear map, a block.
+        config: of the network.
+    """
+    alike = dataclasses.replace(config, num_layers=1, adapters=())
+    return tuple(
+        make_block(alike, index in config.adapters)
+        for index in range(config.num_layers)
+    )
 
 
 def prunable_blocks(
-    module: nn.Module,
-    structure: prunable.Structure,
-    build: Callable[[prunable.Structure], prunable.Prunable],
+    make_network: Callable[[ConfigT, bool], nn.Module],
+    config: ConfigT,
+    structure: prunable.Structure | None,
     example: Any,
     *,
     scan: bool,
-    refit: prunable.Refit,
+    refit: Callable[[nn.Module, ConfigT], prunable.Refit],
 ) -> prunable.Prunable:
-    """Returns a module with one run of blocks as the pruner sees it.
+    """Returns a network with one run of blocks as the pruner sees it.
 
     Args:
-        module: of the depth that `structure` tells; it has only parameters.
-        structure: which blocks of the base model are left.
-        build: from a structure, the model that has it.
+        make_network: from a configuration, and whether its blocks are scanned, the
+            network; it has only parameters.
+        config: of the base model.
+        structure: which blocks are left of it; None for all.
         example: a batch, for shapes.
         scan: whether the blocks are scanned. They cannot hold linear maps then.
-        refit: how blocks are fitted anew.
+        refit: from the network and its configuration, how blocks are fitted anew.
     """
-    depth = len(structure.kept[STACK])
+    if structure is None:
+        structure = prunable.Structure({STACK: tuple(range(config.num_layers))})
+    smaller = pruned_config(config, structure)
+    module, depth = make_network(smaller, scan), smaller.num_layers
     if scan:
         activations_fn = activations.linen_scan_activations(module, "blocks")
     else:
@@ -147,12 +189,14 @@ def prunable_blocks(
     return prunable.Prunable(
         structure=structure,
         stacks=(plan_lib.Stack(STACK, depth, {"params": SCANNED if scan else LISTED}),),
-        build=build,
+        build=lambda new: prunable_blocks(
+            make_network, config, new, example, scan=scan, refit=refit
+        ),
         init=functools.partial(_init, module, example),
         apply=module.apply,
         activations={STACK: activations_fn},
         attach=None if scan else attach,
-        refit={STACK: refit},
+        refit={STACK: refit(module, smaller)},
     )
 
 

@@ -3,10 +3,10 @@
 The network is in `decoder_network`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +19,7 @@ from jaxprune.models import (
     transformer_refit,
     weights,
 )
+from jaxprune.models.blocks import pruned_config as pruned_config
 from jaxprune.models.decoder_network import Block, Decoder, DecoderConfig
 from jaxprune.models.decoder_network import tiny_config as tiny_config
 from jaxprune.models.text import Text
@@ -44,17 +45,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def pruned_config(
-    config: DecoderConfig, structure: prunable.Structure
-) -> DecoderConfig:
-    """Returns the configuration of what `structure` leaves of a base model."""
-    return dataclasses.replace(
-        config,
-        num_layers=len(structure.kept[STACK]),
-        adapters=structure.adapter_positions(STACK),
-    )
-
-
 def prunable_decoder(
     config: DecoderConfig,
     structure: prunable.Structure | None = None,
@@ -68,25 +58,16 @@ def prunable_decoder(
         structure: which blocks are left of it; all by default.
         scan: keep the parameters of all blocks stacked; see `jaxprune.models.blocks`.
     """
-    structure = structure or blocks.full_structure(config.num_layers)
-    module = Decoder(pruned_config(config, structure), scan)
     token = jnp.ones((1, 1), jnp.int32)
     return blocks.prunable_blocks(
-        module,
-        structure,
-        lambda new: prunable_decoder(config, new, scan=scan),
-        Text(token, token),
-        scan=scan,
-        refit=_refit(module),
+        Decoder, config, structure, Text(token, token), scan=scan, refit=_refit
     )
 
 
-def _refit(module: Decoder) -> prunable.Refit:
-    config = module.config
-    alike = dataclasses.replace(config, num_layers=1, adapters=())
+def _refit(module: nn.Module, config: DecoderConfig) -> prunable.Refit:
     return transformer_refit.refit(
         module,
-        tuple(Block(alike, i in config.adapters) for i in range(config.num_layers)),
+        blocks.separate(Block, config),
         ("down",),
         _counted,
         has_bias=config.mlp_bias,

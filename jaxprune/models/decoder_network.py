@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxprune.models import blocks, encoder, rotary
+from jaxprune.models import blocks, cache, encoder, rotary
 from jaxprune.models.text import Text, token_mask
 
 Array = jax.Array
@@ -141,20 +141,11 @@ class Attention(nn.Module):
         query = config.rope.rotate(query, positions)
         key = config.rope.rotate(key, positions)
         if write_at is not None:
-            key = self._cached("keys", key, mask.shape[-1], write_at)
-            value = self._cached("values", value, mask.shape[-1], write_at)
+            key = cache.write(self, "keys", key, mask.shape[-1], write_at)
+            value = cache.write(self, "values", value, mask.shape[-1], write_at)
         y = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
         y = y.reshape(*x.shape[:2], -1)
         return nn.Dense(x.shape[-1], use_bias=config.output_bias, name="output")(y)
-
-    def _cached(self, name: str, new: Array, slots: int, write_at: Array) -> Array:
-        """Writes what is new into its slots, and returns what stands in all of them."""
-        shape = (new.shape[0], slots, *new.shape[2:])
-        cache = self.variable("cache", name, jnp.zeros, shape, new.dtype)
-        cache.value = jax.lax.dynamic_update_slice_in_dim(
-            cache.value, new, write_at, axis=1
-        )
-        return cache.value
 
 
 class Block(nn.Module):

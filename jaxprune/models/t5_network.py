@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxprune.models import blocks, encoder
+from jaxprune.models import blocks, cache, encoder
 from jaxprune.models.relative_position import relative_buckets
 from jaxprune.models.text import Seq2Seq, decoder_token_mask, token_mask
 
@@ -152,12 +152,8 @@ class Attention(nn.Module):
                 return self.variable(
                     "cache", f"source_{name}", projected, name, of
                 ).value
-            shape = (x.shape[0], mask.shape[-1], config.num_heads, config.head_size)
-            kept = self.variable("cache", f"cached_{name}", jnp.zeros, shape, x.dtype)
-            kept.value = jax.lax.dynamic_update_slice_in_dim(
-                kept.value, projected(name, of), step, axis=1
-            )
-            return kept.value
+            new = projected(name, of)
+            return cache.write(self, f"cached_{name}", new, mask.shape[-1], step)
 
         query = projected("query", x)
         of = x if source is None else source

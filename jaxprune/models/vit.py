@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxprune import prunable
 from jaxprune.models import blocks, encoder, huggingface, transformer_refit, weights
+from jaxprune.models.blocks import pruned_config as pruned_config
 
 Array = jax.Array
 STACK = blocks.STACK
@@ -144,15 +145,6 @@ class ViT(nn.Module):
         return nn.Dense(config.num_classes, name="classifier")(x)
 
 
-def pruned_config(config: ViTConfig, structure: prunable.Structure) -> ViTConfig:
-    """Returns the configuration of what `structure` leaves of a base model."""
-    return dataclasses.replace(
-        config,
-        num_layers=len(structure.kept[STACK]),
-        adapters=structure.adapter_positions(STACK),
-    )
-
-
 def prunable_vit(
     config: ViTConfig,
     structure: prunable.Structure | None = None,
@@ -166,29 +158,20 @@ def prunable_vit(
         structure: which blocks are left of it; all by default.
         scan: keep the parameters of all blocks stacked; see `jaxprune.models.blocks`.
     """
-    structure = structure or blocks.full_structure(config.num_layers)
-    module = ViT(pruned_config(config, structure), scan)
+    image = jnp.zeros((1, *config.image_shape))
     return blocks.prunable_blocks(
-        module,
-        structure,
-        lambda new: prunable_vit(config, new, scan=scan),
-        jnp.zeros((1, *config.image_shape)),
-        scan=scan,
-        refit=_refit(module),
+        ViT, config, structure, image, scan=scan, refit=_refit
     )
 
 
-def _refit(module: ViT) -> prunable.Refit:
-    config = module.config
-    alike = dataclasses.replace(config, num_layers=1, adapters=())
-
+def _refit(module: nn.Module, config: ViTConfig) -> prunable.Refit:
     def classify(params: Any, x: Array) -> Array:
         norm = encoder.layer_norm(config.norm_epsilon)
         return jnp.asarray(norm.apply({"params": params["norm"]}, x[:, 0]))
 
     return transformer_refit.refit(
         module,
-        tuple(Block(alike, i in config.adapters) for i in range(config.num_layers)),
+        blocks.separate(Block, config),
         ("mlp", "output"),
         _counted,
         classify=classify,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,8 +174,7 @@ def test_a_killed_run_ends_the_same(finished, tmp_path):
     result = run(OWN, *FAST, f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 0, result.stderr
     ours = checkpoints.load(tmp_path / "run" / "checkpoint")[0]
-    assert jax.tree.structure(ours) == jax.tree.structure(expected)
-    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(expected)))
+    chex.assert_trees_all_equal(ours, expected)
 
 
 @pytest.mark.parametrize(

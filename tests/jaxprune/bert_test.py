@@ -8,7 +8,7 @@ import pytest
 from jaxprune import cost, plan, prunable
 from jaxprune.models import bert, blocks, weights
 from jaxprune.models.text import Text, pad
-from tests.jaxprune import naive
+from tests.jaxprune import naive, transformer_laws
 
 CONFIG = bert.BertConfig(
     vocab_size=20,
@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def variables(model):
-    return naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    return transformer_laws.initial(model)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_blocks_and_logits_match_a_naive_network(run, variables):
 def test_padding_changes_nothing(head):
     config = dataclasses.replace(CONFIG, num_layers=1, head=head)
     model = bert.prunable_bert(config)
-    variables = naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    variables = transformer_laws.initial(model)
     words, apply = [[3, 4, 5], [3, 4, 5, 11]], jax.jit(model.apply)
     first = apply(variables, pad(words, 6, pad_id=0))
     second = apply(variables, pad(words, 6, pad_id=9))
@@ -103,7 +103,7 @@ def test_heads_return_what_they_say():
 def test_embeddings_are_the_mean_over_tokens():
     config = dataclasses.replace(CONFIG, num_layers=1, head=bert.Head.EMBEDDING)
     model = bert.prunable_bert(config)
-    variables = naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    variables = transformer_laws.initial(model)
     pooled, outputs = jax.jit(model.activations[STACK])(variables, TEXT)
     np.testing.assert_allclose(pooled[0], outputs[-1][0, :5].mean(0), rtol=1e-5)
     np.testing.assert_allclose(pooled[1], outputs[-1][1, :3].mean(0), rtol=1e-5)
@@ -145,24 +145,11 @@ def test_pruning_removes_blocks_and_no_more(model, variables):
     )
 
 
-def test_scanned_blocks_are_the_listed_ones(model, run, variables):
+def test_scanned_blocks_are_the_listed_ones(model, variables):
     scanned = bert.prunable_bert(CONFIG, scan=True)
-    stacked = blocks.stack(variables)
-    shapes = jax.eval_shape(scanned.init, jax.random.key(0))
-    assert jax.tree.map(np.shape, stacked) == jax.tree.map(np.shape, shapes)
-    again = blocks.unstack(stacked)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
-    one = run(variables, TEXT)
-    many = jax.jit(scanned.activations[STACK])(stacked, TEXT)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    # Pruned, then stacked, is stacked, then pruned.
-    made = plan.make_plan(model.stack(STACK), [0, 2])
-    _, pruned = prunable.prune(model, variables, made)
-    _, pruned_scan = prunable.prune(scanned, stacked, made)
-    first, second = jax.tree.leaves(blocks.stack(pruned)), jax.tree.leaves(pruned_scan)
-    assert all(map(np.array_equal, first, second))
+    transformer_laws.check_scanned_blocks(
+        model, scanned, variables, TEXT, removed=[0, 2]
+    )
 
 
 def test_scanned_blocks_hold_no_linear_maps(model, variables):
@@ -206,17 +193,13 @@ def test_attached_maps_take_effect_and_compose(model, run, variables):
 @pytest.mark.parametrize("head", bert.Head)
 def test_weights_survive_the_round_trip(head):
     config = dataclasses.replace(CONFIG, head=head)
-    like = jax.eval_shape(bert.prunable_bert(config).init, jax.random.key(0))
-    variables, table = naive.randomized(like), bert.weight_table(config)
-    tensors = weights.write(table, variables)
+    variables = transformer_laws.initial(bert.prunable_bert(config))
+    tensors = transformer_laws.check_round_trip(bert.weight_table(config), variables)
     prefix = "" if head is bert.Head.EMBEDDING else "bert."
     assert tensors[f"{prefix}encoder.layer.2.intermediate.dense.weight"].shape == (
         12,
         8,
     )
-    again = weights.read(table, tensors, like)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
 
 
 def test_another_head_can_be_put_on_the_same_encoder():

@@ -1,14 +1,13 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import cost, plan, prunable
+from jaxprune import cost, prunable
 from jaxprune.models import blocks, decoder, generation, rotary, weights
 from jaxprune.models.text import Text, pad
-from tests.jaxprune import naive
+from tests.jaxprune import naive, transformer_laws
 
 CONFIG = decoder.DecoderConfig(
     vocab_size=20,
@@ -45,7 +44,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def variables(model):
-    return naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    return transformer_laws.initial(model)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_blocks_and_logits_match_a_naive_network(run, variables):
 
 def test_every_option_matches_a_naive_network():
     model = decoder.prunable_decoder(OTHER)
-    variables = naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    variables = transformer_laws.initial(model)
     check_against_naive(OTHER, jax.jit(model.activations[STACK]), variables)
 
 
@@ -180,47 +179,26 @@ def test_published_parameter_counts():
         assert cost.count_parameters(shapes) == expected
 
 
-def test_a_zero_residual_branch_can_go_without_changing_a_bit(model, run, variables):
-    block = dict(variables["params"]["block_1"])
-    attention = block["attention"]
-    zero = jax.tree.map(jnp.zeros_like, attention["output"])
-    block["attention"] = {**attention, "output": zero}
-    block["down"] = jax.tree.map(jnp.zeros_like, block["down"])
-    zeroed = {"params": {**variables["params"], "block_1": block}}
-    made = plan.make_plan(model.stack(STACK), [1])
-    smaller, pruned = prunable.prune(model, zeroed, made)
-    np.testing.assert_array_equal(
-        run(zeroed, TEXT)[0], jax.jit(smaller.apply)(pruned, TEXT)
-    )
+def test_a_zero_residual_branch_can_go_without_changing_a_bit(model, variables):
+    branches = [("attention", "output"), ("down",)]
+    transformer_laws.check_zero_block_can_go(model, variables, TEXT, branches)
 
 
-def test_scanned_blocks_are_the_listed_ones(model, run, variables):
-    scanned, stacked = (
-        decoder.prunable_decoder(CONFIG, scan=True),
-        blocks.stack(variables),
+def test_scanned_blocks_are_the_listed_ones(model, variables):
+    scanned = decoder.prunable_decoder(CONFIG, scan=True)
+    transformer_laws.check_scanned_blocks(
+        model, scanned, variables, TEXT, removed=[1], rtol=1e-4
     )
-    made = plan.make_plan(model.stack(STACK), [1])
-    _, pruned = prunable.prune(model, variables, made)
-    _, pruned_scan = prunable.prune(scanned, stacked, made)
-    first, second = jax.tree.leaves(blocks.stack(pruned)), jax.tree.leaves(pruned_scan)
-    assert all(map(np.array_equal, first, second))
-    one = run(variables, TEXT)
-    many = jax.jit(scanned.activations[STACK])(stacked, TEXT)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [CONFIG, OTHER])
 def test_weights_survive_the_round_trip(config):
     config = dataclasses.replace(config, adapters=(1,))
     like = jax.eval_shape(decoder.Decoder(config).init, jax.random.key(0), TEXT)
-    variables, table = naive.randomized(like), decoder.weight_table(config)
-    tensors = weights.write(table, variables)
+    table = decoder.weight_table(config)
+    tensors = transformer_laws.check_round_trip(table, naive.randomized(like))
     assert tensors["model.layers.1.self_attn.k_proj.weight"].shape == (8, 8)
     assert ("lm_head.weight" in tensors) is not config.tie_embeddings
-    again = weights.read(table, tensors, like)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
 
 
 def test_untied_heads_are_not_taken_for_tied_ones(variables):

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +52,7 @@ def test_kept_and_removed_partition_the_stack(removed):
 def test_removing_nothing_is_the_identity():
     made = plan.make_plan(STACK, [])
     pruned = plan.apply_plan(made, STACK, VARIABLES)
-    assert jax.tree.structure(pruned) == jax.tree.structure(VARIABLES)
-    assert all(map(np.array_equal, jax.tree.leaves(pruned), jax.tree.leaves(VARIABLES)))
+    chex.assert_trees_all_equal(pruned, VARIABLES)
 
 
 def test_refusals_say_why():

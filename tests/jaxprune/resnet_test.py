@@ -1,6 +1,7 @@
 import dataclasses
 import os
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,8 +208,7 @@ def test_weights_survive_the_round_trip(model, variables):
     assert tensors["layer2.0.conv1.weight"].shape == (8, 4, 3, 3)
     assert len(tensors) == len(table) == len(jax.tree.leaves(variables))
     again = weights.read(table, tensors, variables)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
+    chex.assert_trees_all_equal(again, variables)
 
 
 def test_weights_that_do_not_fit_are_listed(model, variables):

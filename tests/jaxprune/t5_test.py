@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from jaxprune import cost, plan, prunable, refit
 from jaxprune.models import t5, text, weights
 from tests.jaxprune import naive
 from tests.jaxprune.relative_position_test import naive_bucket
+from tests.jaxprune.transformer_laws import check_round_trip, initial
 
 CONFIG = t5.T5Config(
     vocab_size=12,
@@ -42,10 +44,6 @@ def model():
 @pytest.fixture(scope="module")
 def variables(model):
     return initial(model)
-
-
-def initial(model):
-    return naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
 
 
 def naive_norm(p, x):
@@ -234,8 +232,7 @@ def test_stacked_and_listed_variables_are_pruned_alike(model, variables):
     smaller, pruned = prunable.prune(model, variables, made)
     _, stacked = prunable.prune(scanned, t5.stack(variables), made)
     again = t5.unstack(stacked)
-    assert jax.tree.structure(again) == jax.tree.structure(pruned)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(pruned)))
+    chex.assert_trees_all_equal(again, pruned)
     like = jax.eval_shape(smaller.init, jax.random.key(0))
     assert jax.tree.map(np.shape, pruned) == jax.tree.map(np.shape, like)
 
@@ -283,12 +280,8 @@ def test_initial_logits_and_blocks_are_of_moderate_size():
 @pytest.mark.parametrize("config", [CONFIG, GATED], ids=["relu", "gated"])
 def test_weights_survive_the_round_trip(config):
     variables = initial(t5.prunable_t5(config))
-    table = t5.weight_table(config)
-    tensors = weights.write(table, variables)
+    tensors = check_round_trip(t5.weight_table(config), variables)
     assert len(tensors) == len(jax.tree.leaves(variables))
-    again = weights.read(table, tensors, variables)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
 
 
 def test_copies_of_the_embedding_and_old_leftovers_are_read(variables):

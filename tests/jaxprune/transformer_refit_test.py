@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,8 +78,7 @@ def test_operations_are_what_the_blocks_compute(name):
             block.output(carry), expected[index], rtol=1e-4, atol=1e-4
         )
         again = block.operation.write(own, read, spread)
-        assert jax.tree.structure(again) == jax.tree.structure(own)
-        assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(own)))
+        chex.assert_trees_all_equal(again, own)
     if hasattr(inputs, "mask"):
         np.testing.assert_array_equal(seen.counted, inputs.mask.reshape(-1) > 0)
     else:

@@ -1,13 +1,13 @@
 import dataclasses
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import cost, plan, prunable
-from jaxprune.models import blocks, vit, weights
-from tests.jaxprune import naive
+from jaxprune import cost, prunable
+from jaxprune.models import vit, weights
+from tests.jaxprune import naive, transformer_laws
 
 CONFIG = vit.ViTConfig(
     image_shape=(4, 6, 2),
@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def variables(model):
-    return naive.randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    return transformer_laws.initial(model)
 
 
 @pytest.fixture(scope="module")
@@ -79,30 +79,16 @@ def test_published_parameter_count():
     assert cost.count_parameters(shapes) == 86_567_656
 
 
-def test_a_zero_residual_branch_can_go_without_changing_a_bit(model, run, variables):
-    block = dict(variables["params"]["block_1"])
-    for part in ("attention", "mlp"):
-        zero = jax.tree.map(jnp.zeros_like, block[part]["output"])
-        block[part] = {**block[part], "output": zero}
-    zeroed = {"params": {**variables["params"], "block_1": block}}
-    made = plan.make_plan(model.stack(STACK), [1])
-    smaller, pruned = prunable.prune(model, zeroed, made)
-    np.testing.assert_array_equal(
-        run(zeroed, IMAGES)[0], jax.jit(smaller.apply)(pruned, IMAGES)
+def test_a_zero_residual_branch_can_go_without_changing_a_bit(model, variables):
+    branches = [(part, "output") for part in ("attention", "mlp")]
+    transformer_laws.check_zero_block_can_go(model, variables, IMAGES, branches)
+
+
+def test_scanned_blocks_are_the_listed_ones(model, variables):
+    scanned = vit.prunable_vit(CONFIG, scan=True)
+    transformer_laws.check_scanned_blocks(
+        model, scanned, variables, IMAGES, removed=[1]
     )
-
-
-def test_scanned_blocks_are_the_listed_ones(model, run, variables):
-    scanned, stacked = vit.prunable_vit(CONFIG, scan=True), blocks.stack(variables)
-    made = plan.make_plan(model.stack(STACK), [1])
-    _, pruned = prunable.prune(model, variables, made)
-    _, pruned_scan = prunable.prune(scanned, stacked, made)
-    first, second = jax.tree.leaves(blocks.stack(pruned)), jax.tree.leaves(pruned_scan)
-    assert all(map(np.array_equal, first, second))
-    one = run(variables, IMAGES)
-    many = jax.jit(scanned.activations[STACK])(stacked, IMAGES)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_attached_maps_take_effect(model, run, variables):
@@ -115,21 +101,17 @@ def test_attached_maps_take_effect(model, run, variables):
     after = jax.jit(adapted.activations[STACK])(once, IMAGES)[1][1]
     np.testing.assert_allclose(after, before @ kernel + bias, rtol=1e-3, atol=1e-4)
     table = vit.weight_table(vit.pruned_config(CONFIG, structure))
-    again = weights.read(table, weights.write(table, once), once)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(once)))
+    transformer_laws.check_round_trip(table, once)
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_weights_survive_the_round_trip(qkv_bias):
     config = dataclasses.replace(CONFIG, qkv_bias=qkv_bias)
-    like = jax.eval_shape(vit.prunable_vit(config).init, jax.random.key(0))
-    variables, table = naive.randomized(like), vit.weight_table(config)
-    tensors = weights.write(table, variables)
+    tensors = transformer_laws.check_round_trip(
+        vit.weight_table(config), transformer_laws.initial(vit.prunable_vit(config))
+    )
     patches = tensors["vit.embeddings.patch_embeddings.projection.weight"]
     assert patches.shape == (8, 2, 2, 2)
-    again = weights.read(table, tensors, like)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(variables)))
 
 
 def test_a_fresh_head_on_a_file_without_one(variables):
@@ -143,7 +125,7 @@ def test_a_fresh_head_on_a_file_without_one(variables):
     with pytest.raises(ValueError, match="2 missing: classifier"):
         weights.read(table, tensors, variables)
     read = weights.read(table, tensors, variables, new=vit.head_variables(variables))
-    assert all(map(np.array_equal, jax.tree.leaves(read), jax.tree.leaves(variables)))
+    chex.assert_trees_all_equal(read, variables)
 
 
 HF = {
