@@ -17,8 +17,8 @@ from jaxsnn import integer
 from jaxsnn.sat import replay
 from jaxsnn.sat.check import manifest
 from jaxsnn.sat.check.folder import Confirmed
-from jaxsnn.sat.query import Query, Tie
-from jaxsnn.sat.requirement import Alike, Latency, Monotone, Requirement, Robust
+from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Requirement, Robust, Tie
 from jaxsnn.sat.spec import IntegerNetwork
 
 # The flag of each limit that may hold beside the radius.

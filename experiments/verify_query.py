@@ -14,8 +14,7 @@ from absl import flags
 
 from experiments import run_state
 from jaxsnn.sat.perturbation import Growing, Perturbation
-from jaxsnn.sat.query import Tie
-from jaxsnn.sat.requirement import Latency, Monotone, Requirement, Robust
+from jaxsnn.sat.requirement import Latency, Monotone, Requirement, Robust, Tie
 from jaxsnn.sat.spec import IntegerNetwork
 
 # The limit that is the radius of each norm.

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
         Query,
         Result,
         Stage,
-        Tie,
         Verdict,
         l0_query,
         l1_query,
         linf_query,
     )
     from jaxsnn.sat.radius import smallest_breaking_radius
-    from jaxsnn.sat.requirement import Alike, Latency, Monotone
+    from jaxsnn.sat.requirement import Alike, Latency, Monotone, Tie
     from jaxsnn.sat.solve import solve
     from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
     from jaxsnn.simulate import output_steps
@@ -39,14 +38,13 @@ _MODULES = {
         "Query",
         "Result",
         "Stage",
-        "Tie",
         "Verdict",
         "l0_query",
         "l1_query",
         "linf_query",
     ),
     "jaxsnn.sat.radius": ("smallest_breaking_radius",),
-    "jaxsnn.sat.requirement": ("Alike", "Latency", "Monotone"),
+    "jaxsnn.sat.requirement": ("Alike", "Latency", "Monotone", "Tie"),
     "jaxsnn.sat.solve": ("solve",),
     "jaxsnn.sat.spec": ("Conv2D", "Dense", "EarliestPool2D", "IntegerNetwork"),
     "jaxsnn.simulate": ("output_steps",),

@@ -1,8 +1,8 @@
 """The likeliest sequences, found with a fixed number of unfinished ones at a time.
 
-Works with any model that tells the next token from what it keeps of those before. Loops
-are `jax.lax.while_loop`s, so that a search can be jitted as a whole; it decides as the
-one of Hugging Face's transformers does.
+Works with any model that tells the next token from what it keeps of those before. The
+loop is `jax.lax.while_loop`, so that a search can be jitted as a whole; it decides as
+the one of Hugging Face's transformers does.
 """
 
 import enum

@@ -68,12 +68,14 @@ class _Race:
 
 
 class Portfolio:
-    """Decides nested queries with several solvers; a context manager.
+    """Decides nested queries with several solvers, in processes of their own.
 
-    with Portfolio(network, ("exact", "clingo"), 60.0, num_workers=2) as solvers:
-        solvers.submit("sample 7", queries)
-        for task, position, result in solvers.finished(wait=True):
-            print(task, index, result.verdict)
+    As a context manager, which ends them:
+
+        with Portfolio(network, ("exact", "clingo"), 60.0, num_workers=2) as solvers:
+            solvers.submit("sample 7", queries)
+            for task, position, result in solvers.finished(wait=True):
+                print(task, position, result.verdict)
     """
 
     def __init__(

@@ -14,18 +14,6 @@ import numpy as np
 
 from jaxsnn.sat.requirement import Latency, Requirement, Robust, Tie
 
-__all__ = [
-    "Query",
-    "Result",
-    "Stage",
-    "Tie",
-    "Verdict",
-    "l0_query",
-    "l1_query",
-    "linf_query",
-    "window_ball",
-]
-
 
 class Verdict(enum.Enum):
     """The answer to a query; never a boolean."""

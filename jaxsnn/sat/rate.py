@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn.sat.query import Tie
+from jaxsnn.sat.requirement import Tie
 
 # Potentials, scaled to integers, stay below this: int32 on accelerators and in solvers.
 MAX_POTENTIAL = 2**31

@@ -15,7 +15,8 @@ from experiments.check_proofs import check_folders
 from experiments.verify_proofs import Prover
 from jaxsnn import coding, integer
 from jaxsnn.sat.check import manifest
-from jaxsnn.sat.query import Query, Tie, l0_query, l1_query, linf_query
+from jaxsnn.sat.query import Query, l0_query, l1_query, linf_query
+from jaxsnn.sat.requirement import Tie
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxsnn.sat import replay
-from jaxsnn.sat.query import Query, Stage, Tie, Verdict, linf_query, window_ball
+from jaxsnn.sat.query import Query, Stage, Verdict, linf_query, window_ball
+from jaxsnn.sat.requirement import Tie
 from jaxsnn.sat.solve import solve
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from jaxsnn.verify import attack, cascade

@@ -13,7 +13,8 @@ from jaxsnn.sat import intervals, replay
 from jaxsnn.sat.check import cutting_planes, formula, rup
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
-from jaxsnn.sat.query import Query, Tie, linf_query
+from jaxsnn.sat.query import Query, linf_query
+from jaxsnn.sat.requirement import Tie
 from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
 from tests.jaxsnn import small_networks
 

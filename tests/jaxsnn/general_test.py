@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsnn.sat import replay
-from jaxsnn.sat.query import Query, Stage, Tie, Verdict, window_ball
-from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust
+from jaxsnn.sat.query import Query, Stage, Verdict, window_ball
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust, Tie
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from jaxsnn.verify import cascade, general, points
 from tests.jaxsnn import small_networks

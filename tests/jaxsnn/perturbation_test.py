@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from jaxsnn.sat import replay
 from jaxsnn.sat.perturbation import Growing, Perturbation
-from jaxsnn.sat.query import Tie, Verdict, l0_query, l1_query, linf_query
+from jaxsnn.sat.query import Verdict, l0_query, l1_query, linf_query
 from jaxsnn.sat.radius import smallest_breaking_radius
-from jaxsnn.sat.requirement import Latency
+from jaxsnn.sat.requirement import Latency, Tie
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from tests.jaxsnn import small_networks
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from jaxsnn.sat import replay
-from jaxsnn.sat.query import Stage, Tie, Verdict
+from jaxsnn.sat.query import Stage, Verdict
 from jaxsnn.sat.radius import (
     l0_family,
     l1_family,
     linf_family,
     smallest_breaking_radius,
 )
+from jaxsnn.sat.requirement import Tie
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from tests.jaxsnn import small_networks
 

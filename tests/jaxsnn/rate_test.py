@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from jaxsnn.sat import backends, rate, rate_encode, rate_solve
 from jaxsnn.sat.backends import Status
-from jaxsnn.sat.query import Stage, Tie, Verdict
+from jaxsnn.sat.query import Stage, Verdict
 from jaxsnn.sat.rate import LIF, Leak, RateNetwork, RateQuery
+from jaxsnn.sat.requirement import Tie
 
 
 @st.composite

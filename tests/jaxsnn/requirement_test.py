@@ -14,8 +14,8 @@ from jaxsnn.sat.check import intervals as check_intervals_module
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
 from jaxsnn.sat.encode import encode
-from jaxsnn.sat.query import Query, Tie, Verdict, window_ball
-from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust
+from jaxsnn.sat.query import Query, Verdict, window_ball
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Robust, Tie
 from jaxsnn.sat.solve import solve
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 from tests.jaxsnn import small_networks

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from jaxsnn.sat import replay
-from jaxsnn.sat.query import Query, Tie, window_ball
-from jaxsnn.sat.requirement import Alike, Latency, Monotone
+from jaxsnn.sat.query import Query, window_ball
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Tie
 from jaxsnn.sat.spec import Dense, IntegerNetwork
 
 

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxsnn.sat.check.errors import ProofError
-from jaxsnn.sat.query import Query, Tie
-from jaxsnn.sat.requirement import Alike, Latency, Monotone, Requirement, Robust
+from jaxsnn.sat.query import Query
+from jaxsnn.sat.requirement import Alike, Latency, Monotone, Requirement, Robust, Tie
 from jaxsnn.sat.spec import IntegerNetwork
 
 SCHEMA_VERSION = 2
