@@ -155,12 +155,13 @@ def for_texts(
         source = make(name, directory, tokenizer, max_length, class_names)
     except ValueError as error:
         raise run_state.usage_error("weights", directory, str(error)) from error
-    words = tokenizer.get_vocab_size()
-    if words > source.config.vocab_size:
+    token, token_id = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if token_id >= source.config.vocab_size:
         raise run_state.usage_error(
             "weights",
             directory,
-            f"its tokenizer knows {words} tokens, its model {source.config.vocab_size}",
+            f"its tokenizer gives {token!r} the id {token_id}, its model has a "
+            f"vocab_size of {source.config.vocab_size}",
         )
     return source
 

@@ -72,6 +72,12 @@ class T5Config:
             encoder.check_sizes(
                 depth, self.num_heads * self.head_size, self.num_heads, self.activation
             )
+        for name in ("pad_id", "end_id", "start_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not a token of "
+                    f"vocab_size={self.vocab_size}"
+                )
         relative_buckets(0, self.num_buckets, self.max_distance, both_ways=True)
 
 

@@ -1,5 +1,6 @@
 """Batches of text, as every language model here takes them."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ def pad(
     *,
     pad_id: int = 0,
     left: bool = False,
+    vocab_size: int | None = None,
 ) -> Text:
     """Returns sequences of token ids as one batch.
 
@@ -59,9 +61,12 @@ def pad(
         length: of the batch; that of the longest sequence by default.
         pad_id: stands where there is no token; its value does not matter to a model.
         left: fill up before the tokens rather than after them.
+        vocab_size: of the model. With it, a token that the model does not know is
+            refused here; a compiled model cannot, and makes NaN of it.
 
     Raises:
-        ValueError: if a sequence is empty or longer than `length`.
+        ValueError: if a sequence is empty or longer than `length`, or a token is not
+            in the vocabulary.
 
     >>> text = pad([[101, 7592, 102], [101, 102]])
     >>> text.token_ids.tolist(), text.mask.tolist()
@@ -80,6 +85,13 @@ def pad(
         place = slice(length - len(sequence), None) if left else slice(len(sequence))
         token_ids[row, place] = sequence
         mask[row, place] = 1
+    if vocab_size is not None:
+        unknown = (token_ids < 0) | (token_ids >= vocab_size)
+        if unknown.any():
+            raise ValueError(
+                f"token id {token_ids[unknown][0]} is not in 0..{vocab_size - 1}: the "
+                "tokenizer is not that of the model"
+            )
     return Text(token_ids, mask)
 
 
@@ -90,6 +102,7 @@ def pairs(
     start_id: int,
     lengths: tuple[int | None, int | None] = (None, None),
     pad_id: int = 0,
+    vocab_size: int | None = None,
 ) -> tuple[Seq2Seq, np.ndarray]:
     """Returns pairs of sequences as one batch, and its labels.
 
@@ -99,24 +112,25 @@ def pairs(
         start_id: stands before the first token that is written.
         lengths: of the batch, read and written; those of the longest by default.
         pad_id: stands where there is no token.
+        vocab_size: of the model, as in `pad`.
 
     Returns:
         The batch, and labels `[B, T]` int32 as `jaxprune.sequence_labels` takes them:
         the token to be written, `IGNORED` where there is none.
 
     Raises:
-        ValueError: if a sequence is empty or longer than its length.
+        ValueError: if a sequence is empty or longer than its length, or a token is not
+            in the vocabulary.
 
     >>> batch, labels = pairs([[5, 6, 7]], [[7, 6, 1]], start_id=0, lengths=(3, 4))
     >>> batch.decoder_ids.tolist(), labels.tolist()
     ([[0, 7, 6, 0]], [[7, 6, 1, -100]])
     """
-    read = pad(sources, lengths[0], pad_id=pad_id)
-    written = pad(targets, lengths[1], pad_id=pad_id)
-    shown = pad(
-        [[start_id, *target[:-1]] for target in targets],
-        written.token_ids.shape[1],
-        pad_id=pad_id,
+    padded = functools.partial(pad, pad_id=pad_id, vocab_size=vocab_size)
+    read = padded(sources, lengths[0])
+    written = padded(targets, lengths[1])
+    shown = padded(
+        [[start_id, *target[:-1]] for target in targets], written.token_ids.shape[1]
     )
     batch = Seq2Seq(read.token_ids, read.mask, shown.token_ids, shown.mask)
     labels = np.where(written.mask > 0, written.token_ids, np.int32(IGNORED))

@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from experiments import data, json_files, prune_text, text_tokenizers
+from experiments import (
+    data,
+    json_files,
+    prune_models,
+    prune_text,
+    run_state,
+    text_tokenizers,
+)
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -105,6 +112,27 @@ def test_tokenizers_are_read_back_as_they_were_written(name, tmp_path):
     read = text_tokenizers.read(tmp_path)
     assert tokens(read, "b a x") == tokens(made, "b a x")
     assert read.get_vocab() == made.get_vocab()
+
+
+def test_tokenizers_of_another_model_are_refused(tmp_path):
+    """Ids with gaps: fewer tokens than the model has, and yet one it does not know."""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "so": 20}
+    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
+    config = {
+        "model_type": "bert",
+        "vocab_size": 20,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    arguments = ("bert", str(tmp_path), tokenizers.Tokenizer(model), 8, ("no", "yes"))
+    json_files.write_json_atomic(tmp_path / "config.json", config)
+    message = "gives 'so' the id 20, its model has a vocab_size of 20"
+    with pytest.raises(run_state.UsageError, match=message):
+        prune_models.for_texts(*arguments)
+    json_files.write_json_atomic(tmp_path / "config.json", {**config, "vocab_size": 21})
+    assert prune_models.for_texts(*arguments).config.vocab_size == 21
 
 
 @pytest.mark.peer

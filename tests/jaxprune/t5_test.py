@@ -356,6 +356,7 @@ def test_configurations_are_read_and_written():
         ({"num_layers": 0}, "num_layers=0 must be positive"),
         ({"relative_attention_max_distance": 2}, "max_distance=2 must be above"),
         ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\]"),
+        ({"pad_token_id": -1}, "pad_id=-1 is not a token of vocab_size="),
     ],
 )
 def test_configurations_that_are_not_supported_are_refused(changes, told):

@@ -22,6 +22,21 @@ def test_sequences_that_do_not_fit_are_refused(sequences):
         text.pad(sequences, 2)
 
 
+@pytest.mark.parametrize("token_id", [-1, 8])
+def test_tokens_outside_the_vocabulary_are_refused(token_id):
+    assert text.pad([[0, 7]], vocab_size=8).token_ids.tolist() == [[0, 7]]
+    message = rf"token id {token_id} is not in 0\.\.7"
+    with pytest.raises(ValueError, match=message):
+        text.pad([[0, token_id], [1, 2]], vocab_size=8)
+    for sources, targets in [([[token_id]], [[1]]), ([[1]], [[token_id]])]:
+        with pytest.raises(ValueError, match=message):
+            text.pairs(sources, targets, start_id=0, vocab_size=8)
+    with pytest.raises(ValueError, match=message):
+        text.pairs([[1]], [[1]], start_id=token_id, vocab_size=8)
+    with pytest.raises(ValueError, match=message):
+        text.pad([[1, 2], [3]], pad_id=token_id, vocab_size=8)
+
+
 def test_pairs_show_what_was_written_before():
     batch, labels = text.pairs(
         [[3, 4], [5]], [[6, 7, 1], [8, 1]], start_id=0, lengths=(3, None), pad_id=9
