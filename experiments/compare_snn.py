@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import run_state, verify_flags, verify_query
-from experiments.verify_job import Job, run_job
+from experiments.verify_job import Job
 from jaxsnn.sat.requirement import Alike, Tie
 
 FLAGS = run_state.new_flags()
@@ -73,15 +73,7 @@ def make_job() -> Job:
 def main(argv: Sequence[str]) -> None:
     """Checks the flags, then runs."""
     del argv
-    job = make_job()
-    run = run_state.start_run(
-        FLAGS.workdir,
-        run_state.settings(FLAGS),
-        outputs=verify_flags.OUTPUTS,
-        volatile=verify_flags.VOLATILE,
-        overwrite=FLAGS.overwrite,
-    )
-    run_job(job, run)
+    verify_flags.run(FLAGS, make_job())
 
 
 if __name__ == "__main__":

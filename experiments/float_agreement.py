@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
         if entry.name not in done:
             dataset = data.load(entry.dataset, "test", FLAGS.data_dir, FLAGS.limit)
             rows.append(compare(entry, dataset, FLAGS.fractional_bits))
-            run_state.write_json_atomic(path, {"rows": rows})
+            json_files.write_json_atomic(path, {"rows": rows})
     columns = tuple(rows[0])
     print(text_table.render(columns, [[row[c] for c in columns] for row in rows]))
 

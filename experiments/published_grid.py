@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> None:
                 wall[network.name] = decide(
                     network, samples, run.workdir / network.name
                 )
-                run_state.write_json_atomic(run.workdir / "grid.json", {"wall": wall})
+                json_files.write_json_atomic(run.workdir / "grid.json", {"wall": wall})
                 bar.advance(network=network.name)
     rows: list[dict[str, Any]] = []
     comparisons: list[grid_report.Comparison] = []
@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
             for network in networks
             if (directory := proofs_of(network)) is not None
         ]
-    run_state.write_json_atomic(run.workdir / "grid.json", report)
+    json_files.write_json_atomic(run.workdir / "grid.json", report)
     tables = grid_report.to_markdown(report)
     if "proofs" in report:
         tables += "\n" + grid_proofs.to_markdown(report["proofs"])

@@ -27,14 +27,12 @@ Nothing here imports jax, so that a wrong flag is told at once.
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
 import os
 import pathlib
 import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -42,28 +40,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from experiments import json_files
-from experiments.json_files import append_jsonl, read_jsonl, write_json_atomic
-
-__all__ = [
-    "EXIT_ERROR",
-    "EXIT_INTERRUPTED",
-    "EXIT_USAGE",
-    "RUN_FILE",
-    "RunState",
-    "UsageError",
-    "append_jsonl",
-    "define_shared_flags",
-    "describe_device",
-    "new_flags",
-    "read_jsonl",
-    "record",
-    "run",
-    "settings",
-    "start_run",
-    "usage_error",
-    "write_json_atomic",
-]
+from experiments import json_files, provenance
+from experiments.provenance import describe_device as describe_device
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -71,8 +49,6 @@ EXIT_INTERRUPTED = 130
 
 RUN_FILE = "run.json"
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "python-sat")
-_REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 # Flags that say where a run lives rather than what it computes.
 _NOT_SETTINGS = frozenset({"workdir", "overwrite"})
 _HELP_FLAGS = frozenset({"help", "helpshort", "helpfull", "?"})
@@ -298,7 +274,7 @@ def start_run(
             this project, or holds a run with other flags.
     """
     path = pathlib.Path(workdir)
-    program = _program_name()
+    program = provenance.program_name()
     now = json_files.as_plain(dict(flag_settings))
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -322,7 +298,7 @@ def start_run(
                 session = {k: facts[k] for k in ("date", "command", "git", "versions")}
                 facts = {**known, "flags": now}
                 facts["resumed"] = [*known.get("resumed", ()), session]
-            write_json_atomic(path / RUN_FILE, facts)
+            json_files.write_json_atomic(path / RUN_FILE, facts)
     except OSError as error:
         reason = error.strerror or str(error)
         raise usage_error(
@@ -339,20 +315,7 @@ def record(workdir: str | os.PathLike[str], **facts: Any) -> None:
     path = pathlib.Path(workdir)
     with _locked(path):
         known = json_files.read_json(path / RUN_FILE)
-        write_json_atomic(path / RUN_FILE, {**known, **facts})
-
-
-def describe_device() -> dict[str, Any]:
-    """Returns platform, kind and number of the devices jax computes on."""
-    import jax
-
-    devices = jax.devices()
-    return {
-        "platform": devices[0].platform,
-        "kind": devices[0].device_kind,
-        "count": len(devices),
-        "cpu_count": os.cpu_count(),
-    }
+        json_files.write_json_atomic(path / RUN_FILE, {**known, **facts})
 
 
 def _run_facts(
@@ -369,8 +332,8 @@ def _run_facts(
         "volatile": sorted(volatile),
         "seed": flag_settings.get("seed"),
         "outputs": sorted(outputs),
-        "git": _git_state(),
-        "versions": _versions(),
+        "git": provenance.git_state(),
+        "versions": provenance.versions(),
         "platform": platform.platform(),
     }
 
@@ -447,42 +410,3 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _program_name() -> str:
-    """Returns `experiments.NAME` as typed after `python -m`."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec is not None else pathlib.Path(sys.argv[0]).stem
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Returns revision and whether the checkout differs from it; None outside git."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ("git", "-C", str(_REPOSITORY), *arguments),
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        ).stdout.strip()
-
-    try:
-        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != _REPOSITORY:
-            return None
-        return {
-            "revision": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from experiments import data, run_state, verify_query
-from experiments.verify_job import Job
+from experiments.verify_job import Job, run_job
 from jaxsnn import integer
 from jaxsnn.sat import backends
 from jaxsnn.sat.spec import IntegerNetwork
@@ -263,3 +263,19 @@ def make_job(
         proof_dir=flag_values.proof_dir,
         seed=flag_values.seed,
     )
+
+
+def run(flag_values: flags.FlagValues, job: Job) -> None:
+    """Begins or resumes the run in --workdir, and does the job.
+
+    Raises:
+        UsageError: as `run_state.start_run`, or as `run_job`.
+    """
+    begun = run_state.start_run(
+        flag_values.workdir,
+        run_state.settings(flag_values),
+        outputs=OUTPUTS,
+        volatile=VOLATILE,
+        overwrite=flag_values.overwrite,
+    )
+    run_job(job, begun)

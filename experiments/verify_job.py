@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import data, progress, results, run_state, text_table
+from experiments import data, json_files, progress, results, run_state, text_table
 from experiments.verify_query import Asked
 from jaxsnn.sat import replay, workers
 from jaxsnn.sat.portfolio import MakePool
@@ -187,7 +187,7 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     path = run.workdir / job.results_file
     known = {
         (record["sample"], record["radius"]): record
-        for record in run_state.read_jsonl(path)
+        for record in json_files.read_jsonl(path)
         if record["verdict"] != Verdict.ERROR.value
     }
     todo = [
@@ -228,7 +228,7 @@ def decide_queries(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
         bar = stack.enter_context(progress.Progress("verify", total, done=len(known)))
 
         def keep(record: Mapping[str, Any]) -> None:
-            run_state.append_jsonl(path, record)
+            json_files.append_jsonl(path, record)
             counts[record["verdict"]] += 1
             bar.advance(**{name: n for name, n in counts.items() if n})
 

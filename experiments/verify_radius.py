@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
-from experiments import progress, run_state
+from experiments import json_files, progress, run_state
 from experiments.verify_job import Inputs, Job, describe, family, identify
 from experiments.verify_proofs import Prover
 from jaxsnn.sat import backends, workers
@@ -25,7 +25,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
     path = run.workdir / job.results_file
     known = {
         record["sample"]
-        for record in run_state.read_jsonl(path)
+        for record in json_files.read_jsonl(path)
         if record["verdict"] != Verdict.ERROR.value
     }
     todo = [p for p in inputs.mine if job.samples[p] not in known]
@@ -47,7 +47,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
         )
 
         def keep(record: Mapping[str, Any]) -> None:
-            run_state.append_jsonl(path, record)
+            json_files.append_jsonl(path, record)
             bar.advance(radius=record["radius"], verdict=record["verdict"])
 
         for position in todo:

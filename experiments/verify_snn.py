@@ -11,7 +11,7 @@ Robustness is that of the prediction. `results.jsonl` grows as queries are decid
 from collections.abc import Sequence
 
 from experiments import run_state, verify_flags, verify_query
-from experiments.verify_job import Job, run_job
+from experiments.verify_job import Job
 from jaxsnn.sat.requirement import Tie
 
 FLAGS = run_state.new_flags()
@@ -34,15 +34,7 @@ def make_job() -> Job:
 def main(argv: Sequence[str]) -> None:
     """Checks the flags, then runs."""
     del argv
-    job = make_job()
-    run = run_state.start_run(
-        FLAGS.workdir,
-        run_state.settings(FLAGS),
-        outputs=verify_flags.OUTPUTS,
-        volatile=verify_flags.VOLATILE,
-        overwrite=FLAGS.overwrite,
-    )
-    run_job(job, run)
+    verify_flags.run(FLAGS, make_job())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import data, progress, published, run_state, text_table
+from experiments import data, json_files, progress, published, run_state, text_table
 from jaxsnn import integer
 from jaxsnn.sat import intervals, replay
 from jaxsnn.sat.query import Query, Stage, Verdict
@@ -151,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
                             "device": device,
                         }
                     )
-                    run_state.write_json_atomic(
+                    json_files.write_json_atomic(
                         run.workdir / "batched_stages.json", {"rows": rows}
                     )
                     bar.advance(stage=rows[-1]["name"])

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import progress, run_state, text_table
+from experiments import json_files, progress, run_state, text_table
 
 _RESNETS = {f"resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
 # Encoders of text: width, blocks and heads; sequences of 64 tokens.
@@ -286,7 +286,7 @@ def main(argv: Sequence[str]) -> None:
         progress.note("measuring growth")
         scaling = measure_scaling(FLAGS.repeats, FLAGS.group_size, FLAGS.seed)
     report = {"rows": rows, "scaling": scaling, "skipped": []}
-    run_state.write_json_atomic(run.workdir / "cka.json", report)
+    json_files.write_json_atomic(run.workdir / "cka.json", report)
     plot(report, run.workdir / "cka.png")
     print(describe(report))
     print(f"\nrows: {run.workdir / 'cka.json'}")

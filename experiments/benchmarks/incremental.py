@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import progress, run_state, text_table
+from experiments import json_files, progress, run_state, text_table
 from experiments.benchmarks import verification
 from jaxsnn.sat import backends
 from jaxsnn.sat.backends import Status
@@ -163,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
     path = run.workdir / _MEASUREMENTS
     known = {
         (r["network"], r["sample"], r["backend"], r["repeat"])
-        for r in run_state.read_jsonl(path)
+        for r in json_files.read_jsonl(path)
     }
     total = sum(len(t.samples) for t in tasks) * len(present) * FLAGS.repeats
     with progress.Progress("incremental", total, done=len(known)) as bar:
@@ -185,13 +185,13 @@ def main(argv: Sequence[str]) -> None:
                         )
                         record["one"] = in_one_session(*sides)
                         record["new"] = in_new_sessions(*sides)
-                        run_state.append_jsonl(path, record)
+                        json_files.append_jsonl(path, record)
                         bar.advance(backend=backend)
     facts = run_state.describe_device()
     device = f"{facts['kind']}, {facts['cpu_count']} cores"
-    found = rows(run_state.read_jsonl(path), device)
+    found = rows(json_files.read_jsonl(path), device)
     report = {"timeout_s": FLAGS.timeout_s, "rows": found, "skipped": skipped}
-    run_state.write_json_atomic(run.workdir / "incremental.json", report)
+    json_files.write_json_atomic(run.workdir / "incremental.json", report)
     plot(found, run.workdir / "incremental.png")
     header = [
         "queries",

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import data, progress, run_state, text_table, train_job
+from experiments import data, json_files, progress, run_state, text_table, train_job
 from jaxsnn.sat import backends, intervals, rate_solve, replay, solve
 from jaxsnn.sat.query import Query, Result, Stage, Verdict, l1_query
 from jaxsnn.sat.rate import RateNetwork, RateQuery
@@ -318,7 +318,7 @@ def main(argv: Sequence[str]) -> None:
     rows: list[dict[str, Any]] = []
     for width in hidden:
         rows += measure(setting, width, radii, FLAGS.samples, FLAGS.timeout_s)
-        run_state.write_json_atomic(run.workdir / f"{NAME}.json", {"rows": rows})
+        json_files.write_json_atomic(run.workdir / f"{NAME}.json", {"rows": rows})
     plot(rows).savefig(run.workdir / f"{NAME}.png", dpi=120)
     columns = ("name", "ours_seconds", "peer_seconds", "ratio")
     columns += ("ours_robust", "peer_robust", "ours_decided", "peer_decided")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import data, progress, run_state, text_table, train_job
+from experiments import data, json_files, progress, run_state, text_table, train_job
 
 _EPOCH = 60_000
 _PEER = "S4NN rule, NumPy, one example at a time"
@@ -143,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
         overwrite=FLAGS.overwrite,
     )
     rows = measure(train)
-    run_state.write_json_atomic(run.workdir / "training.json", {"rows": rows})
+    json_files.write_json_atomic(run.workdir / "training.json", {"rows": rows})
     plot(rows).savefig(run.workdir / "training.png")
     columns = ("name", "ours_seconds", "peer_seconds", "ratio")
     print(text_table.render(columns, [[row[c] for c in columns] for row in rows]))

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import data, progress, published, run_state
+from experiments import data, json_files, progress, published, run_state
 from experiments.benchmarks import verification_report
 from experiments.benchmarks.baselines import killable, our_form
 from experiments.benchmarks.verification_report import OURS
@@ -228,7 +228,7 @@ def run_benchmark(
     """Measures what is not measured yet; writes and returns the report."""
     run_state.record(run.workdir, device=run_state.describe_device())
     path = run.workdir / _MEASUREMENTS
-    records = run_state.read_jsonl(path)
+    records = json_files.read_jsonl(path)
     skipped = [
         f"{peer}: {package} is not installed"
         for peer in peers
@@ -247,16 +247,16 @@ def run_benchmark(
                 list(measure_ours(task, timeout_s, seed, stages))  # compiles
             for _ in missing:
                 found = list(measure_ours(task, timeout_s, seed, stages))
-                run_state.append_jsonl(path, *found)
+                json_files.append_jsonl(path, *found)
                 bar.advance(len(found), engine=OURS)
             for peer in present:
                 done = [
                     (r["sample"], r["radius"]) for r in known if r["engine"] == peer
                 ]
                 for record in measure_peer(task, peer, timeout_s, done):
-                    run_state.append_jsonl(path, record)
+                    json_files.append_jsonl(path, record)
                     bar.advance(engine=peer)
-    records = run_state.read_jsonl(path)
+    records = json_files.read_jsonl(path)
     facts = run_state.describe_device()
     device = f"{facts['kind']}, {facts['cpu_count']} cores"
     report = {
@@ -266,7 +266,7 @@ def run_benchmark(
         "skipped": skipped,
         "disagreements": verification_report.disagreements(records),
     }
-    run_state.write_json_atomic(run.workdir / "verification.json", report)
+    json_files.write_json_atomic(run.workdir / "verification.json", report)
     verification_report.plot(records, timeout_s, run.workdir / "verification.png")
     return report
 

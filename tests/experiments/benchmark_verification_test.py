@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import run_state
+from experiments import json_files, run_state
 from experiments.benchmarks import verification, verification_report
 from jaxsnn.sat import replay
 from jaxsnn.sat.query import l1_query
@@ -114,7 +114,7 @@ def test_a_run_agrees_writes_everything_and_resumes(tmp_path, monkeypatch):
     assert all(row["decided"] == 4 for row in report["engines"])
     assert (run.workdir / "verification.png").stat().st_size > 1000
     assert "milp" in verification_report.describe(report)
-    lines = run_state.read_jsonl(run.workdir / "measurements.jsonl")
+    lines = json_files.read_jsonl(run.workdir / "measurements.jsonl")
     assert len(lines) == 4 * (1 + 2)
     assert verification.run_benchmark(*arguments, **settings) == report
-    assert run_state.read_jsonl(run.workdir / "measurements.jsonl") == lines
+    assert json_files.read_jsonl(run.workdir / "measurements.jsonl") == lines

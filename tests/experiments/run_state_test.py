@@ -10,7 +10,7 @@ import time
 import pytest
 from absl import app
 
-from experiments import run_state
+from experiments import json_files, run_state
 from tests.experiments import toy_binary
 
 
@@ -22,7 +22,7 @@ def call(*arguments: str) -> int:
 
 
 def numbers(workdir: pathlib.Path) -> list[int]:
-    return [r["number"] for r in run_state.read_jsonl(workdir / "numbers.jsonl")]
+    return [r["number"] for r in json_files.read_jsonl(workdir / "numbers.jsonl")]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_log_beside_the_outputs_is_left_alone(tmp_path):
 def test_run_of_another_binary_is_refused(tmp_path, capsys):
     assert call(f"--workdir={tmp_path}") == 0
     facts = json.loads((tmp_path / "run.json").read_text())
-    run_state.write_json_atomic(
+    json_files.write_json_atomic(
         tmp_path / "run.json", {**facts, "program": "experiments.other"}
     )
     assert call(f"--workdir={tmp_path}") == 2
@@ -162,10 +162,6 @@ def test_record_adds_facts(tmp_path):
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts["device"] == {"platform": "cpu"}
     assert facts["flags"]["upto"] == 3
-
-
-def test_describe_device_counts_the_devices():
-    assert run_state.describe_device()["platform"] == "cpu"
 
 
 def test_help_exits_0_and_lists_flags(capsys):
@@ -222,8 +218,8 @@ def test_killed_process_leaves_whole_lines(tmp_path):
     """SIGKILL in the midst of appending; the next run goes on where it stopped."""
     path = tmp_path / "numbers.jsonl"
     script = (
-        "import itertools; from experiments import run_state\n"
-        f"for i in itertools.count(): run_state.append_jsonl({str(path)!r}, "
+        "import itertools; from experiments import json_files\n"
+        f"for i in itertools.count(): json_files.append_jsonl({str(path)!r}, "
         "{'number': i, 'filler': 'x' * 10_000})"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
@@ -234,5 +230,5 @@ def test_killed_process_leaves_whole_lines(tmp_path):
     process.wait()
     known = numbers(tmp_path)
     assert known == list(range(len(known)))
-    run_state.append_jsonl(path, {"number": len(known)})
+    json_files.append_jsonl(path, {"number": len(known)})
     assert numbers(tmp_path) == list(range(len(known) + 1))

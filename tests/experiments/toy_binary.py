@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import run_state
+from experiments import json_files, run_state
 
 FLAGS = run_state.new_flags()
 flags.DEFINE_integer("upto", 3, "Last number.", lower_bound=1, flag_values=FLAGS)
@@ -26,9 +26,9 @@ def main(argv: Sequence[str]) -> None:
         overwrite=FLAGS.overwrite,
     )
     path = run.workdir / "numbers.jsonl"
-    done = len(run_state.read_jsonl(path))
+    done = len(json_files.read_jsonl(path))
     for number in range(done, FLAGS.upto):
-        run_state.append_jsonl(path, {"number": number})
+        json_files.append_jsonl(path, {"number": number})
         if FLAGS.fail == "crash":
             raise RuntimeError("on purpose")
         if FLAGS.fail == "interrupt":
