@@ -19,7 +19,13 @@ from jaxsnn.sat.pseudo_boolean import TRUE, Problem
 # Solvers of PySAT that honour assumptions and conflict budgets. Kissat ignores
 # assumptions, so it must never be here.
 PYSAT_SOLVERS = ("cadical195", "cadical153", "glucose4", "maplechrono", "minisat22")
-_SLICE_CONFLICTS = 2000
+
+# CaDiCaL cannot be interrupted, only be given so many conflicts. One takes from 0.3 ms
+# (16 steps, L1 budget 3) to 7 ms (12 million clauses), so that a slice is fitted to a
+# time that limits can bear to be overrun by; slices of 100 conflicts cost nothing
+# against those of 2000 on the five queries compared.
+_FIRST_SLICE_CONFLICTS = 100
+_SLICE_SECONDS = 0.25
 
 
 class Status(enum.Enum):
@@ -55,20 +61,27 @@ class PysatSession:
             raise ValueError(f"{solver=} is not one of {', '.join(PYSAT_SOLVERS)}")
         self._num_variables = problem.num_variables
         self._solver = Solver(name=solver, bootstrap_with=to_cnf(problem).clauses)
+        self._slice = _FIRST_SLICE_CONFLICTS
 
     def solve(self, assumptions: Sequence[int], seconds: float) -> Answer:
         """Runs in slices of conflicts until the deadline."""
-        deadline = time.monotonic() + seconds
+        now = time.monotonic()
+        deadline = now + seconds
         while True:
-            self._solver.conf_budget(_SLICE_CONFLICTS)
+            began = now
+            self._solver.conf_budget(self._slice)
             satisfiable = self._solver.solve_limited(assumptions=list(assumptions))
             if satisfiable:
                 model = self._solver.get_model()[: self._num_variables]
                 return Answer(Status.SATISFIABLE, frozenset(model))
             if satisfiable is False:
                 return Answer(Status.UNSATISFIABLE)
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= deadline:
                 return Answer(Status.INTERRUPTED)
+            pace = self._slice / max(now - began, 1e-6)
+            wanted = int(pace * min(_SLICE_SECONDS, deadline - now))
+            self._slice = max(1, min(wanted, 4 * self._slice))
 
     def close(self) -> None:
         """Frees the solver."""

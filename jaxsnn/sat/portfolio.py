@@ -21,6 +21,10 @@ from jaxsnn.sat.workers import GRACE_SECONDS, Event, Kind, Pool
 # Longest share of a query's time in which solvers take turns before they race.
 TURNS_SECONDS = 6.0
 
+# What turns may take longer, as far as the query's time goes: Exact has been seen to
+# overrun its turn by seconds and to decide, and a race would begin anew.
+_TURNS_OVERRUN_SECONDS = 5.0
+
 _DECIDED = (Verdict.ROBUST, Verdict.FALSIFIED)
 
 
@@ -63,6 +67,7 @@ class _Race:
     query: _Query
     running: set[str]
     started: float
+    seconds: float  # that are left for it
     timed_out: bool = False
     failures: list[str] = dataclasses.field(default_factory=list)
 
@@ -108,7 +113,9 @@ class Portfolio:
         self._turns_seconds = (
             min(seconds, TURNS_SECONDS) if self._races_follow else seconds
         )
-        limit = self._turns_seconds + GRACE_SECONDS
+        limit = min(
+            self._turns_seconds + _TURNS_OVERRUN_SECONDS, seconds + GRACE_SECONDS
+        )
         self._pool = make_pool(network, num_workers, limit, memory_bytes)
         self._queries: dict[Hashable, Sequence[Query]] = {}
         # The queries that have no result yet, and the seconds that each has had.
@@ -154,7 +161,7 @@ class Portfolio:
             query = self._waiting.popleft()
             started = time.monotonic()
             left = self._seconds - self._open[query]
-            self._races[query] = _Race(query, set(self._racers), started)
+            self._races[query] = _Race(query, set(self._racers), started, left)
             question = self._queries[query.task][query.position]
             for name in self._racers:
                 self._pool.submit(
@@ -162,6 +169,7 @@ class Portfolio:
                     _solve_until,
                     self._solve,
                     question,
+                    left,
                     time.time() + left,
                     name,
                     kill_at=started + left + GRACE_SECONDS,
@@ -222,8 +230,11 @@ class Portfolio:
             self._end(race, Result(Verdict.ERROR, message="; ".join(race.failures)))
 
     def _end(self, race: _Race, result: Result) -> None:
+        before = self._open[race.query]
         self._stop(race)
         spent = self._open[race.query]
+        if result.verdict in _DECIDED:  # news of it may have waited for us
+            spent = before + result.seconds
         self._close(race.query, dataclasses.replace(result, seconds=spent))
 
     def _stop(self, race: _Race) -> None:
@@ -231,7 +242,8 @@ class Portfolio:
         del self._races[race.query]
         for name in race.running:
             self._pool.cancel(_Racer(race.query, name))
-        self._open[race.query] += time.monotonic() - race.started
+        elapsed = time.monotonic() - race.started
+        self._open[race.query] += min(elapsed, race.seconds + GRACE_SECONDS)
 
     def _close(self, query: _Query, result: Result) -> None:
         """Records a result, and what it says about queries that wait or race."""
@@ -261,11 +273,19 @@ def _implies(query: _Query, result: Result, other: _Query) -> bool:
 
 
 def _solve_until(
-    network: IntegerNetwork, solve: Solve, query: Query, deadline: float, name: str
+    network: IntegerNetwork,
+    solve: Solve,
+    query: Query,
+    seconds: float,
+    deadline: float,
+    name: str,
 ) -> Iterator[Result]:
     """Decides one query with one solver until a deadline by `time.time`.
 
     The process may begin late, and on another machine, whose monotonic clock differs.
+    Results are given the time since the race began, of `seconds` until the deadline.
     """
     left = max(deadline - time.time(), 0.0)
-    yield from solve(network, [query], left, (name,))
+    for result in solve(network, [query], left, (name,)):
+        spent = max(seconds - (deadline - time.time()), 0.0)
+        yield dataclasses.replace(result, seconds=spent)

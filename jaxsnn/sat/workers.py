@@ -2,7 +2,9 @@
 
 Solvers may overrun the limit they are given, hold Python's lock, or exhaust memory.
 Each worker runs one task at a time and reports item by item; one that stalls is killed
-and replaced, and only its task is lost. Workers never import jax.
+and replaced, and only its task is lost. It is the kernel that kills, by an alarm that
+the worker sets before it begins: to the moment, whatever this process does meanwhile,
+and even if it is no more. Workers never import jax.
 """
 
 import collections
@@ -10,6 +12,7 @@ import enum
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
@@ -18,8 +21,16 @@ from jaxsnn.sat.spec import IntegerNetwork
 
 _WAIT_SECONDS = 0.5
 
-# What a solver may overrun its own limit by before its process is killed.
-GRACE_SECONDS = 5.0
+# What a solver may overrun a query's limit by before its process is killed: enough to
+# notice that time is up and to hand over what was found.
+GRACE_SECONDS = 1.0
+
+# How long after its alarm a worker is killed from here, should it have none: a new
+# process that imports solvers on a busy machine is within it.
+_ALARM_MISSED_SECONDS = 20.0
+
+# Systems that know no such signal are left to that.
+_ALARM = getattr(signal, "SIGALRM", None)
 
 
 # Address space that the interpreter and every solver find enough of.
@@ -76,9 +87,10 @@ class _Worker:
         self.kill_at: float | None = None
 
     def extend(self, limit_seconds: float) -> None:
-        """Sets when the process is killed unless it is heard of before."""
+        """Sets when the process is killed from here unless it is heard of before."""
         latest = time.monotonic() + limit_seconds
-        self.deadline = latest if self.kill_at is None else self.kill_at
+        alarm = latest if self.kill_at is None else self.kill_at
+        self.deadline = alarm + _ALARM_MISSED_SECONDS
 
     def kill(self) -> None:
         self.process.kill()
@@ -109,7 +121,8 @@ class Pool:
         Args:
           network: first argument of every task.
           num_workers: number of processes.
-          limit_seconds: longest time without an item before a worker is killed.
+          limit_seconds: longest time without an item before a worker is killed, counted
+            from when it begins or from the item before.
           memory_bytes: address space of each process, None for no limit.
         """
         self._network = network
@@ -192,9 +205,9 @@ class Pool:
                 idle = _Worker(self._network, self._memory)
                 self._workers.append(idle)
             task = self._queue.popleft()
-            idle.connection.send((task.function, task.arguments))
+            limits = self.limit_seconds, task.kill_at
+            idle.connection.send((task.function, task.arguments, *limits))
             idle.task, idle.kill_at, idle.busy = task.name, task.kill_at, True
-            # A new process first imports its solvers.
             idle.extend(self.limit_seconds)
 
     def _receive(self, worker: _Worker) -> Event:
@@ -204,6 +217,8 @@ class Pool:
             worker.process.join()
             code = worker.process.exitcode
             self._replace(worker)
+            if _ALARM is not None and code == -_ALARM:
+                return Event(worker.task, Kind.STALLED)
             reason = f"the solver's process ended with code {code}"
             return Event(worker.task, Kind.FAILED, reason)
         worker.extend(self.limit_seconds)
@@ -222,20 +237,39 @@ def _serve(
     memory_bytes: int | None,
 ) -> None:
     """Runs tasks until the other end is closed."""
+    if _ALARM is not None:
+        signal.signal(_ALARM, signal.SIG_DFL)
     if memory_bytes is not None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     while True:
         try:
-            function, arguments = connection.recv()
+            function, arguments, limit_seconds, kill_at = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
         try:
+            _set_alarm(limit_seconds, kill_at)
             for item in function(network, *arguments):
                 connection.send((Kind.ITEM, item))
+                _set_alarm(limit_seconds, kill_at)
+            _clear_alarm()
             connection.send((Kind.DONE, None))
         except KeyboardInterrupt:
             return
         except Exception as error:  # reported, whatever it is: a verdict `error`
+            _clear_alarm()
             connection.send((Kind.FAILED, f"{type(error).__name__}: {error}"))
+
+
+def _set_alarm(limit_seconds: float, kill_at: float | None) -> None:
+    """Has the kernel end this process, unless the alarm is set anew or cleared."""
+    if _ALARM is not None:
+        # All processes of a machine share this clock. A timer of zero would never fire.
+        left = limit_seconds if kill_at is None else kill_at - time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3))
+
+
+def _clear_alarm() -> None:
+    if _ALARM is not None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)

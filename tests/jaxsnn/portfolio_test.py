@@ -33,7 +33,7 @@ def decide(names, seconds, solve):
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     monkeypatch.setattr(portfolio, "TURNS_SECONDS", 1.0)
-    monkeypatch.setattr(portfolio, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(portfolio, "_TURNS_OVERRUN_SECONDS", 0.5)
     monkeypatch.setattr(workers, "_WAIT_SECONDS", 0.05)
 
 
@@ -63,8 +63,26 @@ def test_what_nobody_decides_ends_at_the_limit():
     started = time.monotonic()
     found = decide(("deaf", "idle"), 2.0, fake_solvers.behave)
     assert {result.verdict for result in found} == {Verdict.TIMEOUT}
+    for result in found:
+        assert 1.0 < result.seconds <= 2.0 + workers.GRACE_SECONDS
     # Three queries, each given up after 2 s and killed 1 s later.
     assert time.monotonic() - started < 3 * 3 + 20
+
+
+def test_results_are_as_old_as_they_are_however_late_they_are_looked_at():
+    with Portfolio(
+        NETWORK, ("deaf", "good"), 30.0, num_workers=2, solve=fake_solvers.behave
+    ) as solvers:
+        solvers.submit("task", QUERIES[:1])
+        found = list(solvers.finished())
+        while not solvers._races:
+            time.sleep(0.05)
+            found += solvers.finished()
+        time.sleep(5.0)
+        found += solvers.finished(wait=True)
+    ((_, _, result),) = found
+    assert result.verdict is Verdict.ROBUST
+    assert result.seconds < 5.0
 
 
 def test_failures_of_all_solvers_are_told():

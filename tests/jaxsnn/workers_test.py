@@ -1,6 +1,8 @@
 """Workers are killed when they stall, replaced when they die, and lose nothing else."""
 
+import itertools
 import os
+import signal
 import time
 
 import numpy as np
@@ -28,6 +30,11 @@ def fail(network):
 def die(network):
     yield "first"
     os._exit(3)
+
+
+def deaf(network):
+    yield "first"
+    sum(range(10**15))  # holds the lock and hears no signal
 
 
 def allocate(network):
@@ -79,3 +86,32 @@ def test_events_without_waiting_return_at_once():
         started = time.monotonic()
         list(pool.events())
         assert time.monotonic() - started < 5
+
+
+def test_the_kernel_kills_what_overruns_while_nobody_looks():
+    with Pool(NETWORK, 1, limit_seconds=1.0) as pool:
+        pool.submit("deaf", deaf)
+        (first,) = itertools.islice(pool.events(wait=True), 1)
+        assert first.value == "first"
+        (worker,) = pool._workers
+        worker.process.join(timeout=20.0)  # this end does nothing more
+        assert worker.process.exitcode == -signal.SIGALRM
+        assert collect(pool) == {"deaf": [(Kind.STALLED, None)]}
+
+
+def test_a_moment_to_be_killed_at_holds_over_the_limit():
+    started = time.monotonic()
+    with Pool(NETWORK, 1, limit_seconds=600.0) as pool:
+        pool.submit("stall", stall, kill_at=started + 3.0)
+        events = collect(pool)
+    assert events["stall"][-1] == (Kind.STALLED, None)
+    assert time.monotonic() - started < 30
+
+
+def test_the_alarm_ends_with_its_task():
+    with Pool(NETWORK, 1, limit_seconds=1.0) as pool:
+        pool.submit(1, count, 1)
+        collect(pool)
+        time.sleep(1.5)
+        pool.submit(2, count, 1)
+        assert collect(pool) == {2: [(Kind.ITEM, 0), (Kind.ITEM, 1), (Kind.DONE, None)]}
