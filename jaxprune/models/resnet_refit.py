@@ -15,13 +15,11 @@ import jax.numpy as jnp
 
 from jaxprune import least_squares
 from jaxprune.least_squares import LinearMap
+from jaxprune.models.resnet_network import EPSILON, MOMENTUM
 from jaxprune.prunable import LinearOperation, Observed, Refit, RefitBlock, Spread
 from jaxprune.samples import at_positions, spread_positions
 
 Array = jax.Array
-
-MOMENTUM = 0.9  # of the running averages of BatchNorm
-EPSILON = 1e-5  # added to the variance in BatchNorm
 
 
 def refit(module: nn.Module, blocks: Sequence[nn.Module]) -> Refit:
