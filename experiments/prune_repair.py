@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from experiments import model_names
-from jaxprune import heal, mpruner, recover, refit
+from jaxprune import freezing, heal, mpruner, refit
 from jaxprune.batches import MaskFn
 from jaxprune.prunable import Prunable, Variables
 
@@ -86,8 +86,8 @@ def next_to_cuts(model: Prunable, variables: Variables, plans: mpruner.Plans) ->
     for plan in plans:
         layout = model.stack(plan.stack).layouts["params"]
         assert layout is not None
-        part = recover.trainable_mask(
-            variables["params"], layout, recover.blocks_next_to_cuts(plan)
+        part = freezing.trainable_mask(
+            variables["params"], layout, freezing.blocks_next_to_cuts(plan)
         )
         mask = part if mask is None else jax.tree.map(np.logical_and, mask, part)
     return mask

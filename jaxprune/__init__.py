@@ -2,9 +2,9 @@
 
 The names of `__all__` are what most programs need; the modules hold the rest, each
 about one subject: `cka` and `similarity` measure, `clusters` and `baselines` choose,
-`plan` and `layouts` remove, `heal`, `refit` and `recover` repair, `certify` bounds what
-it cost, `mpruner` repeats all that. `models` holds architectures and maps published
-weights onto them.
+`plan` and `layouts` remove, `heal`, `refit`, `recover` and `freezing` repair, `certify`
+bounds what it cost, `mpruner` repeats all that. `models` holds architectures and maps
+published weights onto them.
 """
 
 from jaxprune import activations as activations
@@ -14,6 +14,7 @@ from jaxprune import checkpoints as checkpoints
 from jaxprune import cka as cka
 from jaxprune import clusters as clusters
 from jaxprune import cost as cost
+from jaxprune import freezing as freezing
 from jaxprune import heal as heal
 from jaxprune import layouts as layouts
 from jaxprune import mpruner as mpruner

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import layouts, plan, prunable, recover
+from jaxprune import freezing, layouts, plan, prunable, recover
 
 # optax raises a Python float to an integer power in Adam's bias correction.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -167,22 +167,11 @@ def test_the_best_epoch_is_returned_and_training_stops_early():
 def test_frozen_blocks_stay_bit_for_bit():
     model = residual_model()
     start = model.init(jax.random.key(0))["params"]
-    mask = recover.trainable_mask(start, layouts.Named("block_{}"), (1,))
+    mask = freezing.trainable_mask(start, layouts.Named("block_{}"), (1,))
     trained = fit(RECIPE, mask=mask)["params"]
     for name in start:
         same = leaves_equal(start[name], trained[name])
         assert same == (name in ("block_0", "block_2"))
-
-
-def test_stacked_blocks_are_frozen_slice_by_slice():
-    params = {"layers": {"w": jnp.ones((3, 2))}, "head": jnp.ones(2)}
-    mask = recover.trainable_mask(params, layouts.Stacked(("layers",)), (2,))
-    np.testing.assert_array_equal(
-        mask["layers"]["w"], [[False] * 2, [False] * 2, [True] * 2]
-    )
-    updates, _ = recover.freeze(mask).update(params, optax.EmptyState())
-    np.testing.assert_array_equal(updates["layers"]["w"], [[0, 0], [0, 0], [1, 1]])
-    np.testing.assert_array_equal(updates["head"], [1, 1])
 
 
 def test_distillation_from_itself_is_still():
