@@ -79,6 +79,7 @@ def load(
     seed: int,
     num_calibration: int,
     num_selection: int,
+    num_training: int | None = None,
     trained_elsewhere: bool,
     needs_training: bool,
 ) -> Splits:
@@ -97,6 +98,8 @@ def load(
         num_calibration: examples for calibration.
         num_selection: examples for selection, at most a fifth of their split unless
             that is the validation split.
+        num_training: examples to train on, those for calibration among them; all if
+            None.
         trained_elsewhere: whether the weights come from a file.
         needs_training: whether anything is trained; if not, only the training images
             needed for calibration are read.
@@ -134,6 +137,8 @@ def load(
         testing = rest
     else:
         training = rest
+    if num_training is not None:
+        training = training.take(np.arange(min(num_training, len(training))))
     calibration = training.take(np.arange(min(num_calibration, len(training))))
     return Splits(training, calibration, selection, testing, train.class_names, dropped)
 

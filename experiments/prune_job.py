@@ -65,6 +65,7 @@ class Job:
     sparsify: str
     calibration_examples: int
     selection_examples: int
+    training_examples: int | None
     seed: int
 
 
@@ -109,6 +110,7 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         seed=job.seed,
         num_calibration=job.calibration_examples,
         num_selection=job.selection_examples,
+        num_training=job.training_examples,
         trained_elsewhere=job.weights is not None,
         needs_training=job.weights is None
         or job.recovery_epochs + job.finetune_epochs > 0,

@@ -195,6 +195,14 @@ flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+    "training_examples",
+    None,
+    "Training examples to learn from, drawn at random, where there is no time for all; "
+    "those for calibration are among them.",
+    lower_bound=8,
+    flag_values=FLAGS,
+)
 
 
 def _require(fine: bool, flag: str, remedy: str) -> None:
@@ -317,6 +325,7 @@ def main(argv: Sequence[str]) -> None:
         sparsify=FLAGS.sparsify,
         calibration_examples=FLAGS.calibration_examples,
         selection_examples=FLAGS.selection_examples,
+        training_examples=FLAGS.training_examples,
         seed=FLAGS.seed,
     )
     run_state.record(run.workdir, device=run_state.describe_device())

@@ -1,4 +1,4 @@
-"""Training inside a pruning run: with progress, and resumed after each epoch."""
+"""Training inside a pruning run: shown step by step, resumed after each epoch."""
 
 import functools
 import pathlib
@@ -12,6 +12,7 @@ from experiments import progress
 from experiments.prune_data import Examples
 from experiments.prune_task import Task
 from jaxprune import checkpoints, recover
+from jaxprune.models import text
 from jaxprune.prunable import Prunable, Variables
 
 # Of training state in the workdir.
@@ -70,7 +71,11 @@ def train(
         checkpoints.save(path, arrays, {"name": name, "counters": counters})
 
     done = 0 if resume is None else int(resume.epoch)
-    with progress.Progress(name, recipe.epochs, done=done) as bar:
+    steps = recover.steps_per_epoch(recipe, len(examples))
+    buckets = None
+    if isinstance(examples.inputs, (text.Text, text.Seq2Seq)):
+        buckets = text.buckets(examples.inputs)
+    with progress.Progress(name, recipe.epochs * steps, done=done * steps) as bar:
         return recover.fine_tune(
             model,
             variables,
@@ -83,8 +88,12 @@ def train(
             mask=mask,
             teacher=teacher,
             augment=augment,
+            buckets=buckets,
             evaluate=functools.partial(score, model),
             resume=resume,
             save=save,
-            on_epoch=lambda epoch: bar.advance(loss=epoch.loss, accuracy=epoch.score),
+            on_epoch=lambda epoch: bar.advance(
+                0, epoch=epoch.number, loss=epoch.loss, accuracy=epoch.score
+            ),
+            on_step=bar.advance,
         )

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from jaxprune.batches import num_examples
+from jaxprune.buckets import Buckets
 from jaxprune.freezing import freeze
 from jaxprune.prunable import Prunable, Variables
 
@@ -26,6 +27,9 @@ AugmentFn = Callable[[Array, Any], Any]
 # Labels -> weights of their positions, such as 0 where a sequence is filled up.
 WeightsFn = Callable[[Any], Array]
 OptimizerFn = Callable[[optax.Schedule], optax.GradientTransformation]
+
+# A teacher's logits are computed once and kept, unless there are more bytes of them.
+_KEPT_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,14 +210,17 @@ def fine_tune(
     mask: Any = None,
     teacher: Teacher | None = None,
     augment: AugmentFn | None = None,
+    buckets: Buckets | None = None,
     evaluate: Callable[[Variables], float] | None = None,
     resume: TrainState | None = None,
     save: Callable[[TrainState], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a model and returns its variables.
 
-    The step is jitted once, and its buffers are donated.
+    The step is jitted once, and its buffers are donated. What the teacher says of
+    inputs that do not change is computed once.
 
     Args:
         model: what to train.
@@ -229,11 +236,14 @@ def fine_tune(
             stay as they are.
         teacher: the unpruned model, if the recipe distils from it.
         augment: `(key, inputs) -> inputs`, a random change of a batch.
+        buckets: put examples of similar length together; each batch is cut to the
+            length it needs, and the step is compiled once for each of these.
         evaluate: score of variables, higher is better; with it, the best epoch is
             returned rather than the last.
         resume: state that `save` was given, to go on from there.
         save: called after each epoch.
         on_epoch: called after each epoch, for progress.
+        on_step: called after each step, for progress.
 
     Raises:
         ValueError: without examples, if inputs and labels differ in number, if the
@@ -269,21 +279,35 @@ def fine_tune(
     )
     taught = None if teacher is None else teacher.variables
     batch_size = min(recipe.batch_size, count)
+    cut = _rows if buckets is None else buckets.cut
+    said = None
+    # A condition of the arguments alone, so that a resumed run does the same.
+    if teacher and recipe.distillation and recipe.epochs > 1 and augment is None:
+        said = _said(teacher, inputs, cut, batch_size, buckets)
     while state.epoch < recipe.epochs:
         if recipe.patience is not None and state.epochs_since_best > recipe.patience:
             break
         order_key, augment_key = jax.random.split(jax.random.fold_in(key, state.epoch))
         order = np.asarray(jax.random.permutation(order_key, count))
+        if buckets is not None:
+            batches_key = jax.random.fold_in(order_key, 1)
+            order = buckets.arrange(order, batch_size, batches_key)
         current, opt_state = state.variables, state.opt_state
         losses = []
         for number in range(steps_per_epoch(recipe, count)):
             rows = order[number * batch_size : (number + 1) * batch_size]
-            batch = jax.tree.map(lambda x, rows=rows: x[rows], inputs)
-            batch_key = jax.random.fold_in(augment_key, number)
             current, opt_state, value = step(
-                current, opt_state, taught, batch, labels[rows], batch_key
+                current,
+                opt_state,
+                taught,
+                None if said is None else said[rows],
+                cut(inputs, rows),
+                labels[rows],
+                jax.random.fold_in(augment_key, number),
             )
             losses.append(value)
+            if on_step is not None:
+                on_step()
         mean_loss = float(jnp.stack(losses).mean())
         if not np.isfinite(mean_loss):
             raise ValueError(
@@ -297,6 +321,36 @@ def fine_tune(
             score = float(state.best_score) if evaluate is not None else None
             on_epoch(Epoch(int(state.epoch), recipe.epochs, mean_loss, score))
     return dict(state.variables if evaluate is None else state.best_variables)
+
+
+def _rows(inputs: Any, rows: Any) -> Any:
+    return jax.tree.map(lambda x: x[rows], inputs)
+
+
+def _said(
+    teacher: Teacher,
+    inputs: Any,
+    cut: Callable[[Any, Any], Any],
+    batch_size: int,
+    buckets: Buckets | None,
+) -> np.ndarray | None:
+    """Returns the teacher's logits of all inputs, None if they need too much memory."""
+    count = num_examples(inputs)
+    apply = jax.jit(teacher.model.apply)
+    order = np.arange(count)
+    if buckets is not None:
+        order = np.argsort(buckets.lengths, kind="stable")
+    # The last batch is filled up with the last example, for one compiled program.
+    order = np.pad(order, (0, -count % batch_size), mode="edge")
+    said: np.ndarray | None = None
+    for rows in order.reshape(-1, batch_size):
+        logits = np.asarray(apply(teacher.variables, cut(inputs, rows)))
+        if said is None:
+            if logits[:1].nbytes * count > _KEPT_BYTES:
+                return None
+            said = np.empty((count, *logits.shape[1:]), logits.dtype)
+        said[rows] = logits
+    return said
 
 
 def _after_epoch(
@@ -331,6 +385,7 @@ def _step(
     variables: Any,
     opt_state: Any,
     taught: Any,
+    said: Any,
     inputs: Any,
     labels: Any,
     key: Array,
@@ -347,7 +402,7 @@ def _step(
         if recipe.distillation:
             soft = distillation_loss(
                 outputs,
-                teacher.model.apply(taught, inputs),
+                teacher.model.apply(taught, inputs) if said is None else said,
                 recipe.temperature,
                 None if weights is None else weights(labels),
             )

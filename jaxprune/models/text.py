@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
+from jaxprune.buckets import Buckets, best_bounds
 from jaxprune.sequence_labels import IGNORED
 
 Array = jax.Array | np.ndarray
@@ -135,6 +136,37 @@ def pairs(
     batch = Seq2Seq(read.token_ids, read.mask, shown.token_ids, shown.mask)
     labels = np.where(written.mask > 0, written.token_ids, np.int32(IGNORED))
     return batch, labels
+
+
+_Batch = TypeVar("_Batch", Text, Seq2Seq)
+
+
+def trim(batch: _Batch, length: int) -> _Batch:
+    """Returns a batch whose texts to be read have only the first `length` positions.
+
+    >>> trim(pad([[5, 6], [7]], 4), 2).token_ids.tolist()
+    [[5, 6], [7, 0]]
+    """
+    batch = batch._replace(
+        token_ids=batch.token_ids[:, :length], mask=batch.mask[:, :length]
+    )
+    if isinstance(batch, Text) and batch.token_type_ids is not None:
+        batch = batch._replace(token_type_ids=batch.token_type_ids[:, :length])
+    return batch
+
+
+def buckets(batch: Text | Seq2Seq) -> Buckets:
+    """Returns how texts are put together by length to be trained on.
+
+    Args:
+        batch: all of them, filled up after their tokens, on the host.
+
+    >>> buckets(pad([[5, 6], [7], [8, 9]])).bounds
+    (1, 2)
+    """
+    # Where the last token stands, rather than their number.
+    lengths = batch.mask.shape[1] - np.argmax(batch.mask[:, ::-1], axis=1)
+    return Buckets(lengths, best_bounds(lengths), trim)
 
 
 def token_mask(text: Text | Seq2Seq) -> Array:

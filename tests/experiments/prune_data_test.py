@@ -49,6 +49,27 @@ def test_validation_selects_and_what_it_leaves_certifies(emotion):
     }
 
 
+def test_few_training_examples_are_drawn_from_all(emotion):
+    def load(num_training):
+        return prune_data.load(
+            "emotion",
+            str(emotion),
+            lambda train: numbered,
+            seed=0,
+            num_calibration=5,
+            num_selection=6,
+            num_training=num_training,
+            trained_elsewhere=True,
+            needs_training=True,
+        )
+
+    few, all_of_them = load(8), load(None)
+    drawn = few.training.inputs.tolist()
+    assert drawn == all_of_them.training.inputs.tolist()[:8] != list(range(8))
+    assert few.calibration.inputs.tolist() == drawn[:5]
+    assert len(load(100).training) == 20
+
+
 @pytest.mark.parametrize("trained_elsewhere", [True, False])
 def test_images_are_parted_without_a_validation_split(trained_elsewhere):
     splits = prune_data.load(

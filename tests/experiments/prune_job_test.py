@@ -39,6 +39,7 @@ DEFAULTS = {
     "sparsify": "magnitude",
     "calibration_examples": 64,
     "selection_examples": 100,
+    "training_examples": None,
     "seed": 0,
 }
 
