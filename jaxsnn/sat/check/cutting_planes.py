@@ -9,102 +9,42 @@ are known, each adding the next constraint:
                  (saturate); the sum, multiple, division or saturation follows
     rup C        its negation propagates to a conflict
     c N          the N-th constraint holds for no assignment: the end
+
+Solvers log all that they learn, and the contradiction rests on part of it. Only that
+part is checked, and each constraint is forgotten after its last use.
 """
 
+import array
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple
+
+import numpy as np
 
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.formula import Constraint
-
-_T = TypeVar("_T")
-# Variable, coefficient and bound of a constraint over one variable.
-_Axiom = tuple[int, int, int]
+from jaxsnn.sat.check.linear import Propagator, Sum, Total
 
 HEADER = "pseudo-Boolean proof version 1.1"
 RULES = frozenset({"l", "pol", "rup", "c"})
 
+# Literals that are added one after the other, as most of a proof is; or one word.
+_PARTS = re.compile(r"((?:~?x\d+ (?:\d+ \* )?\+(?: |$))+)|(\S+)")
+# Numbers that are neither factors nor divisors name constraints.
+_REFERENCES = re.compile(r" (\d{1,18})(?!\d| [*d])")
 
-class _Sum:
-    """`sum of coefficients[v] * v >= bound` over variables, of both signs."""
+_MOST = np.iinfo(np.int64).max
 
-    __slots__ = ("bound", "coefficients")
 
-    def __init__(self, coefficients: dict[int, int], bound: int) -> None:
-        self.coefficients = coefficients
-        self.bound = bound
+class _ShortOfFacts(Exception):
+    """A step does not follow from what was checked before it, and may from the rest."""
 
-    @classmethod
-    def of(cls, constraint: Constraint) -> "_Sum":
-        total = cls({}, constraint[2])
-        for lit, weight in zip(*constraint[:2], strict=True):
-            if lit > 0:
-                total.add_axiom(lit, weight, 0)
-            else:  # w * not v = w - w * v
-                total.add_axiom(-lit, -weight, -weight)
-        return total
 
-    @property
-    def degree(self) -> int:
-        """The bound when written over literals with positive weights."""
-        return self.bound - sum(c for c in self.coefficients.values() if c < 0)
+class _Outline(NamedTuple):
+    """Which lines the end of a proof rests on."""
 
-    def copy(self) -> "_Sum":
-        return _Sum(self.coefficients.copy(), self.bound)
-
-    def add_axiom(self, variable: int, coefficient: int, bound: int) -> None:
-        total = self.coefficients.get(variable, 0) + coefficient
-        if total:
-            self.coefficients[variable] = total
-        else:
-            self.coefficients.pop(variable, None)
-        self.bound += bound
-
-    def add(self, other: "_Sum") -> None:
-        for variable, coefficient in other.coefficients.items():
-            self.add_axiom(variable, coefficient, 0)
-        self.bound += other.bound
-
-    def multiply(self, factor: int) -> None:
-        for variable in self.coefficients:
-            self.coefficients[variable] *= factor
-        self.bound *= factor
-
-    def divide(self, divisor: int) -> None:
-        """Divides over literals and rounds up; sound as literals are 0 or 1."""
-        self._replace(
-            {
-                v: -(-c // divisor) if c > 0 else c // divisor
-                for v, c in self.coefficients.items()
-            },
-            -(-self.degree // divisor),
-        )
-
-    def saturate(self) -> None:
-        """Cuts weights to the degree; more of one literal helps nobody."""
-        most = self.degree
-        if most <= 0:
-            self.coefficients, self.bound = {}, 0
-            return
-        for variable, coefficient in self.coefficients.items():
-            if coefficient > most:
-                self.coefficients[variable] = most
-            elif coefficient < -most:
-                self.coefficients[variable] = -most
-                self.bound -= coefficient + most
-
-    def _replace(self, coefficients: dict[int, int], degree: int) -> None:
-        self.coefficients = coefficients
-        self.bound = degree + sum(c for c in coefficients.values() if c < 0)
-
-    def over_literals(self) -> list[tuple[int, int]]:
-        """Returns positive weights and literals, the heaviest first."""
-        terms = ((abs(c), v if c > 0 else -v) for v, c in self.coefficients.items())
-        return sorted(terms, reverse=True)
-
-    def negated(self) -> "_Sum":
-        """`sum < bound`, that is `-sum >= 1 - bound`."""
-        return _Sum({v: -c for v, c in self.coefficients.items()}, 1 - self.bound)
+    last: int  # the line of the contradiction
+    uses: Mapping[int, int]  # the last use of each constraint that is needed
 
 
 def check_refutation(formula: Sequence[Constraint], proof: Iterable[str]) -> int:
@@ -112,7 +52,7 @@ def check_refutation(formula: Sequence[Constraint], proof: Iterable[str]) -> int
 
     Args:
       formula: the constraints.
-      proof: the lines of the proof.
+      proof: the lines of the proof; read twice or three times.
 
     Returns:
       The number of derived constraints that were checked.
@@ -126,194 +66,199 @@ def check_refutation(formula: Sequence[Constraint], proof: Iterable[str]) -> int
     >>> check_refutation(formula, [HEADER, *steps])
     1
     """
-    num_variables = max((abs(lit) for lits, _, _ in formula for lit in lits), default=0)
-    axioms = _axioms(num_variables)
-    known: list[_Sum] = []
-    propagator = _Propagator(num_variables)
-    checked = 0
+    outline = _outline(proof)
+    try:
+        return _Checker(formula, outline, complete=False).check(proof)
+    except _ShortOfFacts:
+        return _Checker(formula, outline, complete=True).check(proof)
+
+
+def _outline(proof: Iterable[str]) -> _Outline:
+    """Finds the contradiction and, backwards, what it rests on."""
+    references, ends = array.array("q"), array.array("q")
+    last, wanted = 0, ""
     for number, line in enumerate(proof, start=1):
+        rule, _, rest = line.partition(" ")
         if number == 1:
             if line != HEADER:
                 raise ProofError(f"proof does not begin with {HEADER!r}")
-            continue
-        rule, _, rest = line.partition(" ")
-        try:
-            match rule:
-                case "l":
-                    known.append(_Sum.of(_numbered(formula, int(rest))))
-                case "pol":
-                    known.append(_evaluate(rest.split(), known, axioms))
-                    checked += 1
-                case "rup":
-                    lemma = _parse(rest.split(), axioms)
-                    propagator.catch_up(known)
-                    if not propagator.refutes(lemma.negated()):
-                        raise ProofError("does not follow by propagation")
-                    known.append(lemma)
-                    checked += 1
-                case "c":
-                    last = _numbered(known, int(rest))
-                    if sum(w for w, _ in last.over_literals()) >= last.degree:
+        elif rule not in RULES:
+            raise ProofError(f"proof line {number} has the unknown rule {rule!r:.20}")
+        elif rule == "c":
+            last, wanted = number, rest.strip()
+            break
+        elif rule == "pol":
+            references.extend(map(int, _REFERENCES.findall(line)))
+        ends.append(len(references))
+    if not last:
+        raise ProofError("the proof ends without a contradiction")
+    uses = {int(wanted) if wanted.isdecimal() else 0: last - 1}
+    for index in range(last - 2, 0, -1):
+        if index in uses:
+            for used in references[ends[index - 1] : ends[index]]:
+                uses.setdefault(used, index)
+    return _Outline(last, uses)
+
+
+class _Checker:
+    """Follows a proof line by line; constraints have the number of their line."""
+
+    def __init__(
+        self, formula: Sequence[Constraint], outline: _Outline, complete: bool
+    ) -> None:
+        self._formula = formula
+        self._outline = outline
+        self._complete = complete  # checks every line
+        self._num_variables = max(
+            (abs(lit) for lits, _, _ in formula for lit in lits), default=0
+        )
+        self._known: dict[int, Sum] = {}
+        self._propagator = Propagator(self._num_variables)
+        self._unseen: list[Sum] = []  # by the propagator
+        self._leaving: dict[int, list[int]] = {}
+        for used, user in outline.uses.items():
+            self._leaving.setdefault(user, []).append(used)
+
+    def check(self, proof: Iterable[str]) -> int:
+        checked = 0
+        self._unseen = [self._given(constraint) for constraint in self._formula]
+        for index, line in enumerate(proof):
+            if index == 0 or not (
+                self._complete
+                or index in self._outline.uses
+                or index == self._outline.last - 1
+            ):
+                continue
+            rule, _, rest = line.partition(" ")
+            try:
+                if rule == "c":
+                    if not self._named(int(rest), index).is_impossible():
                         raise ProofError("claims a contradiction where there is none")
                     return checked
-                case _:
-                    raise ProofError(f"has the unknown rule {rule!r:.20}")
-        except (ValueError, IndexError) as error:
-            reason = str(error) if isinstance(error, ProofError) else "is malformed"
-            raise ProofError(f"proof line {number} {reason}") from None
-    raise ProofError("the proof ends without a contradiction")
+                self._known[index] = self._derive(rule, rest, index)
+            except (ValueError, IndexError, OverflowError) as error:
+                reason = str(error) if isinstance(error, ProofError) else "is malformed"
+                raise ProofError(f"proof line {index + 1} {reason}") from None
+            checked += rule != "l"
+            if not self._complete:
+                for used in self._leaving.get(index, []):
+                    self._known.pop(used, None)
+        raise ProofError("the proof ends without a contradiction")
 
-
-def _numbered(items: Sequence[_T], number: int) -> _T:
-    if not 1 <= number <= len(items):
-        raise ProofError(f"names constraint {number} of {len(items)}")
-    return items[number - 1]
-
-
-def _parse(words: Sequence[str], axioms: Mapping[str, _Axiom]) -> _Sum:
-    """Reads `+2 x1 +3 ~x2 >= 4 ;`."""
-    *terms, relation, bound, end = words
-    if (relation, end) != (">=", ";") or len(terms) % 2:
-        raise ProofError("is malformed")
-    total = _Sum({}, int(bound))
-    for weight, literal in zip(map(int, terms[::2]), terms[1::2], strict=True):
-        if literal not in axioms:
-            raise ProofError(f"names {literal!r:.20}, which the formula does not")
-        variable, sign, constant = axioms[literal]
-        total.add_axiom(variable, weight * sign, weight * constant)
-    return total
-
-
-def _axioms(num_variables: int) -> dict[str, _Axiom]:
-    """The words for literals: `x >= 0`, and `not x >= 0`, which is `-x >= -1`."""
-    axioms = {}
-    for variable in range(1, num_variables + 1):
-        axioms[f"x{variable}"] = (variable, 1, 0)
-        axioms[f"~x{variable}"] = (variable, -1, -1)
-    return axioms
-
-
-def _evaluate(
-    words: Sequence[str], known: Sequence[_Sum], axioms: Mapping[str, _Axiom]
-) -> _Sum:
-    """Evaluates an expression in reverse Polish notation."""
-    # Numbers stay numbers until it shows whether they name a constraint, and axioms
-    # stay triples: most operands are one or the other.
-    stack: list[int | _Axiom | _Sum] = []
-
-    def pop_sum() -> _Sum:
-        """The constraint on top, free to be changed."""
-        top = stack.pop()
-        if isinstance(top, int):
-            return _numbered(known, top).copy()
-        if isinstance(top, tuple):
-            return _Sum({top[0]: top[1]}, top[2])
-        return top
-
-    def pop_number() -> int:
-        top = stack.pop()
-        if not isinstance(top, int) or top < 1:
-            raise ProofError("multiplies or divides by no positive number")
-        return top
-
-    for word in words:
-        if word in axioms:
-            stack.append(axioms[word])
-        elif word == "+":
-            right = stack.pop()
-            left = pop_sum()
-            if isinstance(right, tuple):
-                left.add_axiom(*right)
-            else:
-                left.add(_numbered(known, right) if isinstance(right, int) else right)
-            stack.append(left)
-        elif word == "*":
-            factor = pop_number()
-            if isinstance(axiom := stack[-1], tuple):
-                stack[-1] = (axiom[0], axiom[1] * factor, axiom[2] * factor)
-            else:
-                scaled = pop_sum()
-                scaled.multiply(factor)
-                stack.append(scaled)
-        elif word == "d":
-            divisor = pop_number()
-            divided = pop_sum()
-            divided.divide(divisor)
-            stack.append(divided)
-        elif word == "s":
-            saturated = pop_sum()
-            saturated.saturate()
-            stack.append(saturated)
-        elif word.isdecimal():
-            stack.append(int(word))
+    def _derive(self, rule: str, rest: str, index: int) -> Sum:
+        if rule == "l":
+            number = int(rest)
+            if not 1 <= number <= len(self._formula):
+                raise ProofError(f"names constraint {number} of {len(self._formula)}")
+            return self._given(self._formula[number - 1])
+        if rule == "pol":
+            derived = self._evaluate(rest, index)
         else:
-            raise ProofError(f"names {word!r:.20}, which the formula does not")
-    result = pop_sum()
-    if stack:
-        raise ProofError("leaves operands behind")
-    return result
+            derived = self._parse(rest)
+            for constraint in self._unseen:
+                self._propagator.add(constraint)
+            self._unseen.clear()
+            if not self._propagator.refutes(derived.negated()):
+                if not self._complete:
+                    raise _ShortOfFacts
+                raise ProofError("does not follow by propagation")
+        self._unseen.append(derived)
+        return derived
+
+    def _given(self, constraint: Constraint) -> Sum:
+        total = Total(self._num_variables)
+        total.add_constraint(constraint)
+        return total.finish()
+
+    def _named(self, number: int, index: int) -> Sum:
+        if number not in self._known:
+            raise ProofError(f"names constraint {number} of {index - 1}")
+        return self._known[number]
+
+    def _evaluate(self, expression: str, index: int) -> Sum:
+        """Evaluates an expression in reverse Polish notation."""
+        # Numbers stay numbers until it shows whether they name a constraint.
+        stack: list[int | Total] = []
+
+        def pop_total() -> Total:
+            top = stack.pop()
+            if isinstance(top, Total):
+                return top
+            total = Total(self._num_variables)
+            total.add(self._named(top, index))
+            return total
+
+        def pop_number() -> int:
+            top = stack.pop()
+            if not isinstance(top, int) or top < 1:
+                raise ProofError("multiplies or divides by no positive number")
+            return top
+
+        for literals, word in _PARTS.findall(expression):
+            if literals:
+                top = pop_total()
+                top.add_literals(*_weighted(literals))
+            elif word == "+":
+                right = stack.pop()
+                top = pop_total()
+                named = isinstance(right, int)
+                top.add(self._named(right, index) if named else right)
+            elif word == "*":
+                factor = pop_number()
+                top = pop_total()
+                top.multiply(factor)
+            elif word == "d":
+                divisor = pop_number()
+                top = pop_total()
+                top.divide(divisor)
+            elif word == "s":
+                top = pop_total()
+                top.saturate()
+            elif word.isdecimal():
+                stack.append(int(word))
+                continue
+            else:
+                top = Total(self._num_variables)
+                top.add_literals(np.array([_literal(word)]), np.array([1]))
+            stack.append(top)
+        result = pop_total()
+        if stack:
+            raise ProofError("leaves operands behind")
+        return result.finish()
+
+    def _parse(self, text: str) -> Sum:
+        """Reads `+2 x1 +3 ~x2 >= 4 ;`."""
+        *terms, relation, bound, end = text.split()
+        if (relation, end) != (">=", ";") or len(terms) % 2:
+            raise ProofError("is malformed")
+        weights = tuple(map(int, terms[::2]))
+        return self._given((tuple(map(_literal, terms[1::2])), weights, int(bound)))
 
 
-class _Propagator:
-    """Unit propagation by slack: how much a constraint can lose before it breaks."""
+def _literal(word: str) -> int:
+    """Reads `x5` or `~x5`.
 
-    def __init__(self, num_variables: int) -> None:
-        # Indexed by literal; negative ones count from the end.
-        self._values = [0] * (2 * num_variables + 1)
-        self._occurrences: list[list[tuple[int, int]]] = [[] for _ in self._values]
-        self._terms: list[list[tuple[int, int]]] = []
-        self._slack: list[int] = []
-        self._trail: list[int] = []
-        self._num_known = 0
-        self._refuted = False
+    >>> _literal("~x5")
+    -5
+    """
+    variable = word.removeprefix("~").removeprefix("x")
+    if not (variable.isdecimal() and word in (f"x{variable}", f"~x{variable}")):
+        raise ProofError(f"names {word!r:.20}, which the formula does not")
+    return -int(variable) if word[0] == "~" else int(variable)
 
-    def catch_up(self, known: Sequence[_Sum]) -> None:
-        """Adds the constraints that are new since the last call."""
-        for constraint in known[self._num_known :]:
-            self._refuted |= not self._propagate([self._add(constraint)])
-        self._num_known = len(known)
 
-    def refutes(self, assumption: _Sum) -> bool:
-        """Whether adding a constraint propagates to a conflict; it is then removed."""
-        if self._refuted:
-            return True
-        root = len(self._trail)
-        conflict = not self._propagate([self._add(assumption)])
-        for lit in self._trail[root:]:
-            self._values[lit] = self._values[-lit] = 0
-            for index, weight in self._occurrences[-lit]:
-                self._slack[index] += weight
-        del self._trail[root:]
-        for _, lit in self._terms.pop():
-            self._occurrences[lit].pop()
-        self._slack.pop()
-        return conflict
+def _weighted(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads literals that are added, with their factors.
 
-    def _add(self, constraint: _Sum) -> int:
-        terms, index = constraint.over_literals(), len(self._terms)
-        slack = -constraint.degree
-        for weight, lit in terms:
-            self._occurrences[lit].append((index, weight))
-            if self._values[lit] >= 0:
-                slack += weight
-        self._terms.append(terms)
-        self._slack.append(slack)
-        return index
-
-    def _propagate(self, queue: list[int]) -> bool:
-        """Assigns what the queued constraints force, and so on; False on a conflict."""
-        values, slack, terms = self._values, self._slack, self._terms
-        for index in queue:  # grows
-            if slack[index] < 0:
-                return False
-            for weight, lit in terms[index]:
-                if weight <= slack[index]:
-                    break
-                if values[lit] == 0:
-                    values[lit], values[-lit] = 1, -1
-                    self._trail.append(lit)
-                    for other, lost in self._occurrences[-lit]:
-                        slack[other] -= lost
-                        if slack[other] < terms[other][0][0]:
-                            queue.append(other)
-        return True
+    >>> literals, weights = _weighted("~x5 3 * + x2 + ")
+    >>> literals.tolist(), weights.tolist()
+    ([-5, 2], [3, 1])
+    """
+    numbers = text.replace("~x", "-").replace("x", "")
+    numbers = numbers.replace(" * +", "").replace("+", "1")
+    pairs = np.fromstring(numbers, np.int64, sep=" ").reshape(-1, 2)
+    if pairs.max() == _MOST:  # or more
+        pairs = np.array([int(word) for word in numbers.split()], object)
+        pairs = pairs.reshape(-1, 2)
+        return pairs[:, 0].astype(np.int64), pairs[:, 1]
+    return pairs[:, 0], pairs[:, 1]

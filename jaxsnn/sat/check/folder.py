@@ -1,11 +1,12 @@
 """Confirms one proof folder, from its hashes to its last lemma."""
 
 import gzip
+import io
 import json
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -136,7 +137,7 @@ def _check_refutation(
         return split.check_split(network, query, _unpack(files[split_file]))
     formula_file, refutation_file = manifest.REFUTATION_FILES[method]
     stored = _unpack(files[formula_file])
-    refutation = _unpack(files[refutation_file]).splitlines()
+    refutation = _Lines(files[refutation_file])
     problem = formula.question(network, query)
     if method is Method.CLAUSES:
         clauses = formula.clauses(problem)
@@ -156,8 +157,29 @@ def _compare(stored: str, derived: str, name: str) -> None:
     raise ProofError(f"{name} is not the formula of this query: {where} differs")
 
 
+_UNPACKING_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError)
+
+
 def _unpack(data: bytes) -> str:
     try:
         return gzip.decompress(data).decode("ascii")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except _UNPACKING_ERRORS as error:
         raise ProofError(f"a file cannot be unpacked ({error})") from None
+
+
+class _Lines:
+    """The lines of a packed text, unpacked anew whenever they are read.
+
+    Refutations grow to gigabytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            with gzip.open(io.BytesIO(self._data), "rt", encoding="ascii") as lines:
+                for line in lines:
+                    yield line.rstrip("\n")
+        except _UNPACKING_ERRORS as error:
+            raise ProofError(f"a file cannot be unpacked ({error})") from None

@@ -1,8 +1,9 @@
 """Checks claimed intervals of spike steps, one level at a time, in NumPy int64.
 
 A claim is local: given where the neurons of one level can spike, where can those of
-the next? Nothing is taken from the code that made the claim; sums are matrix
-products where that code scatters, budgets a textbook knapsack where it sorts.
+the next? Nothing is taken from the code that made the claim; sums run along
+inputs in the order of arrival where that code scatters, and budgets are a textbook
+knapsack, item by item.
 """
 
 from collections.abc import Sequence
@@ -46,37 +47,12 @@ def check_intervals(
         )
     before = Claim(query.low, query.high)
     last = network.num_steps - 1
-    for depth, (layer, claim) in enumerate(zip(network.layers, claims, strict=True)):
-        if claim.low.shape != (layer.num_outputs,) or claim.high.shape != (
-            layer.num_outputs,
-        ):
+    for depth, claim in enumerate(claims):
+        surely = _next_level(network, query, depth, before)
+        if claim.low.shape != surely.low.shape or claim.high.shape != surely.low.shape:
             raise ProofError(f"layer {depth}: intervals of another number of neurons")
-        instant = layer.synapses().instant
-        weights = _dense(layer) if instant else np.zeros((0, 0), np.int64)
-        added = [] if instant else delayed.added_after(layer, network.num_steps)
-        thresholds = layer.synapses().thresholds
-        surely = np.full(layer.num_outputs, last)
-        too_early = np.zeros(layer.num_outputs, bool)
-        for step in range(network.num_steps):
-            if instant:
-                lowest, highest = _potentials(weights, before, step)
-                if depth == 0:
-                    lowest, highest = _budgeted(weights, query, step, lowest, highest)
-                    fall, rise = _failures(weights, query, step)
-                    lowest, highest = lowest - fall, highest + rise
-            elif depth == 0 and (query.max_dropped or query.max_inserted):
-                hull = query.earliest, query.latest
-                lowest, highest = delayed.extremes(added, *hull, step)
-            else:
-                lowest, highest = delayed.extremes(added, *before, step)
-                limits = query.max_total_shift, query.max_changed
-                if depth == 0 and max(limit or 0 for limit in limits) <= LARGE_BUDGET:
-                    bounds = delayed.budgeted(added, query, step, lowest, highest)
-                    lowest, highest = bounds
-            spike = min(step + layer.delay, last)
-            too_early |= (highest > thresholds) & (spike < claim.low)
-            surely = np.where(lowest > thresholds, np.minimum(surely, spike), surely)
-        wrong = too_early | (surely > claim.high) | (claim.low < 0) | (claim.low > last)
+        wrong = (claim.low > surely.low) | (claim.high < surely.high)
+        wrong |= (claim.low < 0) | (claim.low > last)
         if wrong.any():
             neuron = int(wrong.argmax())
             raise ProofError(
@@ -84,6 +60,84 @@ def check_intervals(
                 f"{claim.high[neuron]} does not follow from the level before"
             )
         before = claim
+
+
+def find_outputs(network: IntegerNetwork, query: Query) -> Claim:
+    """Returns intervals of the outputs that need no confirmation.
+
+    Args:
+      network: the network.
+      query: the ball.
+    """
+    level = Claim(query.low, query.high)
+    for depth in range(len(network.layers)):
+        level = _next_level(network, query, depth, level)
+    return level
+
+
+def _next_level(
+    network: IntegerNetwork, query: Query, depth: int, before: Claim
+) -> Claim:
+    """The narrowest claim about one layer that follows from the level before."""
+    layer, last = network.layers[depth], network.num_steps - 1
+    steps = range(last - layer.delay)  # later ones lead to the last step anyway
+    if layer.synapses().instant:
+        lowest, highest = _extremes(_dense(layer), query, depth, before, steps)
+    else:
+        lowest, highest = _delayed_extremes(network, query, depth, before, steps)
+    thresholds = layer.synapses().thresholds[:, None]
+    return Claim(
+        _first(highest > thresholds, layer.delay, last),
+        _first(lowest > thresholds, layer.delay, last),
+    )
+
+
+def _first(crossed: np.ndarray, delay: int, last: int) -> np.ndarray:
+    """Steps `[N]` of the spikes, `[N, T]` given where a threshold is crossed."""
+    if crossed.shape[1] == 0:
+        return np.full(len(crossed), last)
+    return np.where(crossed.any(axis=1), crossed.argmax(axis=1) + delay, last)
+
+
+def _extremes(
+    weights: np.ndarray, query: Query, depth: int, before: Claim, steps: range
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest potentials `[N, T]` of a layer without delays."""
+    lowest, highest = _potentials(weights, before, steps)
+    if depth > 0:
+        return lowest, highest
+    if query.max_total_shift is not None or query.max_changed is not None:
+        clean = _arrived(weights, query.spike_steps, steps)
+        for step in steps:
+            fall, rise = _changes(weights, query, step)
+            lowest[:, step] = np.maximum(lowest[:, step], clean[:, step] - fall)
+            highest[:, step] = np.minimum(highest[:, step], clean[:, step] + rise)
+    if query.max_dropped or query.max_inserted:
+        for step in steps:
+            fall, rise = _failures(weights, query, step)
+            lowest[:, step] -= fall
+            highest[:, step] += rise
+    return lowest, highest
+
+
+def _delayed_extremes(
+    network: IntegerNetwork, query: Query, depth: int, before: Claim, steps: range
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest potentials `[N, T]` of a layer with delays."""
+    added = delayed.added_after(network.layers[depth], network.num_steps)
+    failing = bool(query.max_dropped or query.max_inserted)
+    largest = max(query.max_total_shift or 0, query.max_changed or 0)
+    lowest = np.zeros((network.layers[depth].num_outputs, len(steps)), np.int64)
+    highest = lowest.copy()
+    for step in steps:
+        if depth == 0 and failing:
+            pair = delayed.extremes(added, query.earliest, query.latest, step)
+        else:
+            pair = delayed.extremes(added, *before, step)
+            if depth == 0 and largest <= LARGE_BUDGET:
+                pair = delayed.budgeted(added, query, step, *pair)
+        lowest[:, step], highest[:, step] = pair
+    return lowest, highest
 
 
 def check_decided(query: Query, runs: Sequence[Claim]) -> None:
@@ -150,44 +204,47 @@ def _dense(layer: Layer) -> np.ndarray:
     return weights
 
 
+def _arrived(weights: np.ndarray, arrivals: np.ndarray, steps: range) -> np.ndarray:
+    """Sums `[N, T]` of the weights that have arrived by each step."""
+    order = np.argsort(arrivals, kind="stable")
+    order = order[: np.searchsorted(arrivals[order], len(steps))]
+    running = np.cumsum(weights[:, order], axis=1)
+    running = np.concatenate([np.zeros((len(weights), 1), np.int64), running], axis=1)
+    return running[:, np.searchsorted(arrivals[order], steps, side="right")]
+
+
 def _potentials(
-    weights: np.ndarray, inputs: Claim, step: int
+    weights: np.ndarray, inputs: Claim, steps: range
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Extreme potentials `[N]` at a step: some inputs have arrived, some may have."""
-    certain = inputs.high <= step
-    arrived = weights[:, certain].sum(axis=1)
-    open_weights = weights[:, (inputs.low <= step) & ~certain]
+    """Extreme potentials `[N, T]` when each input spikes within its interval."""
+    exciting, inhibiting = np.maximum(weights, 0), np.minimum(weights, 0)
     return (
-        arrived + np.minimum(open_weights, 0).sum(axis=1),
-        arrived + np.maximum(open_weights, 0).sum(axis=1),
+        _arrived(exciting, inputs.high, steps)
+        + _arrived(inhibiting, inputs.low, steps),
+        _arrived(exciting, inputs.low, steps)
+        + _arrived(inhibiting, inputs.high, steps),
     )
 
 
-def _budgeted(
-    weights: np.ndarray,
-    query: Query,
-    step: int,
-    lowest: np.ndarray,
-    highest: np.ndarray,
+def _changes(
+    weights: np.ndarray, query: Query, step: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tightens extreme potentials `[N]` of the first layer by the budgets."""
+    """How far changes within the budgets lower and raise potentials, `[N]` each."""
     clean = query.spike_steps
     come = clean <= step
-    potential = weights[:, come].sum(axis=1)
     # An input crosses this step by leaving (it had come) or by coming sooner.
     crosses = np.flatnonzero(np.where(come, query.high > step, query.low <= step))
     change = np.where(come[crosses], -weights[:, crosses], weights[:, crosses])
     distance = np.where(come, step + 1 - clean, clean - step)[crosses]
+    falls, rises = [], []
     for budget, costs in (
         (query.max_total_shift, distance),
         (query.max_changed, np.ones_like(distance)),
     ):
         if budget is not None:
-            rise = _knapsack(np.maximum(change, 0), costs, budget)
-            fall = _knapsack(np.maximum(-change, 0), costs, budget)
-            highest = np.minimum(highest, potential + rise)
-            lowest = np.maximum(lowest, potential - fall)
-    return lowest, highest
+            falls.append(_knapsack(np.maximum(-change, 0), costs, budget))
+            rises.append(_knapsack(np.maximum(change, 0), costs, budget))
+    return np.minimum.reduce(falls), np.minimum.reduce(rises)
 
 
 def _failures(
@@ -241,8 +298,10 @@ def _knapsack(values: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
                 left -= spent
         return total
     best = np.zeros((budget + 1, len(values)), np.int64)
-    for item in np.flatnonzero(costs <= budget):
-        cost = costs[item]
-        with_item = best[: budget + 1 - cost] + values[:, item]
-        best[cost:] = np.maximum(best[cost:], with_item)
+    for cost in np.unique(costs[costs <= budget]).tolist():
+        items = values[:, costs == cost]
+        if (most := budget // cost) < items.shape[1]:  # no more of them are affordable
+            items = np.partition(items, -most, axis=1)[:, -most:]
+        for worth in items.T:
+            best[cost:] = np.maximum(best[cost:], best[:-cost] + worth)
     return best[budget]

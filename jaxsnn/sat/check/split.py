@@ -10,11 +10,8 @@ import dataclasses
 import json
 from typing import Any
 
-import numpy as np
-
-from jaxsnn.sat import intervals
 from jaxsnn.sat.check.errors import ProofError
-from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
+from jaxsnn.sat.check.intervals import check_decided, find_outputs
 from jaxsnn.sat.query import Query
 from jaxsnn.sat.requirement import Robust
 from jaxsnn.sat.spec import IntegerNetwork
@@ -84,11 +81,5 @@ def _check(network: IntegerNetwork, query: Query, tree: Any) -> int:
         )
         count += _check(network, part, below)
     rest = dataclasses.replace(query, low=low, high=high)
-    # Intervals from elsewhere are claims like any other.
-    claims = [
-        Claim(*(np.asarray(end, np.int64) for end in level))
-        for level in intervals.propagate(network, rest)[1:]
-    ]
-    check_intervals(network, rest, claims)
-    check_decided(rest, [claims[-1]])
+    check_decided(rest, [find_outputs(network, rest)])
     return count + 1
