@@ -12,7 +12,7 @@ from experiments import json_files, run_state
 
 
 def confirm(
-    proof_dir: pathlib.Path, workdir: pathlib.Path, data_dir: str
+    proof_dir: pathlib.Path, workdir: pathlib.Path, data_dir: str, workers: int
 ) -> dict[str, Any]:
     """Runs `check_proofs` on one network's proofs and its lines.
 
@@ -20,6 +20,7 @@ def confirm(
         proof_dir: of this network alone.
         workdir: of its run of `verify_snn`; receives `check.json`.
         data_dir: where the data sets are.
+        workers: processes that check.
 
     Returns:
         What was confirmed and what was not, sizes and seconds.
@@ -30,6 +31,7 @@ def confirm(
     command = [sys.executable, "-m", "experiments.check_proofs"]
     command += [f"--proof_dir={proof_dir}", f"--results={workdir}"]
     command += [f"--data_dir={data_dir}", f"--workdir={workdir}"]
+    command += [f"--workers={workers}"]
     started = time.monotonic()
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode not in (0, run_state.EXIT_ERROR):

@@ -145,7 +145,9 @@ def main(argv: Sequence[str]) -> None:
     report = grid_report.make(rows, comparisons, wall, FLAGS.data_dir)
     if FLAGS.proof_dir is not None:
         report["proofs"] = [
-            grid_proofs.confirm(directory, run.workdir / network.name, FLAGS.data_dir)
+            grid_proofs.confirm(
+                directory, run.workdir / network.name, FLAGS.data_dir, FLAGS.workers
+            )
             for network in networks
             if (directory := proofs_of(network)) is not None
         ]

@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import check_results, data
-from experiments.check_proofs import check_folders
+from experiments import check_proofs, check_results, data
+from experiments.check_proofs import Memory, check_folders
 from experiments.verify_proofs import Prover
 from jaxsnn import coding, integer
 from jaxsnn.sat.check import manifest
+from jaxsnn.sat.check.folder import confirm
 from jaxsnn.sat.query import Query, l0_query, l1_query, linf_query
 from jaxsnn.sat.requirement import Tie
 from jaxsnn.sat.spec import Dense, IntegerNetwork
@@ -106,6 +107,41 @@ def test_everything_is_confirmed_without_jax_and_solvers(made, tmp_path):
         "assert not set(names.split()) & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_later_call_goes_on_from_an_earlier_one(made, tmp_path, monkeypatch):
+    proofs = made / "proofs"
+    first = check_folders(proofs, memory=Memory(tmp_path))
+    followed = []
+
+    def follow(folder, load):
+        followed.append(folder.name)
+        return confirm(folder, load)
+
+    monkeypatch.setattr(check_proofs, "confirm", follow)
+    again, refused = check_folders(proofs, memory=Memory(tmp_path))
+    assert (list(again), refused, followed) == (list(first[0]), {}, [])
+    assert [found.num_steps for found in again.values()] == [
+        found.num_steps for found in first[0].values()
+    ]
+    for altered, file in enumerate(("intervals.json", "query.json")):
+        path = proofs / sorted(again)[altered] / file
+        path.write_bytes(path.read_bytes() + b" ")
+    _, refused = check_folders(proofs, memory=Memory(tmp_path))
+    assert sorted(refused) == sorted(again)[:2]
+    assert followed == []  # hashes tell
+    # Other code has confirmed nothing yet.
+    monkeypatch.setattr(check_proofs, "_digest_of_the_code", lambda: "another")
+    check_folders(proofs, memory=Memory(tmp_path))
+    assert sorted(followed) == sorted(again)
+
+
+def test_processes_find_what_one_finds(made):
+    folder = sorted(path for path in (made / "proofs").iterdir() if path.is_dir())[0]
+    (folder / "query.json").write_bytes(b"{}")
+    alone, several = (check_folders(made / "proofs", workers) for workers in (1, 2))
+    assert list(alone[0]) == list(several[0])
+    assert alone[1] == several[1] == {folder.name: "query.json was altered"}
 
 
 def test_an_altered_proof_is_named(made):

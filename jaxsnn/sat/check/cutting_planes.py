@@ -201,8 +201,7 @@ class _Checker:
             elif word == "+":
                 right = stack.pop()
                 top = pop_total()
-                named = isinstance(right, int)
-                top.add(self._named(right, index) if named else right)
+                top.add(self._named(right, index) if isinstance(right, int) else right)
             elif word == "*":
                 factor = pop_number()
                 top = pop_total()

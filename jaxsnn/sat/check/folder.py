@@ -36,23 +36,34 @@ class Confirmed(NamedTuple):
     seconds: float
 
 
-def confirm(
-    folder: pathlib.Path, load: Callable[[pathlib.Path], IntegerNetwork]
-) -> Confirmed:
-    """Confirms that a folder proves what its manifest says.
+class Opened(NamedTuple):
+    """A proof whose hashes are right, and that is not checked yet.
 
-    Hashes first; then the intervals, which the encoding takes as constants; then that
-    they decide, or that the formula is the one for this network and query and that
-    its refutation holds.
+    Attributes:
+      manifest: the digests of what is claimed about what.
+      network: the network.
+      query: the query.
+      files: the bytes of each file of the folder.
+    """
+
+    manifest: Manifest
+    network: IntegerNetwork
+    query: Query
+    files: Mapping[str, bytes]
+
+
+def open_folder(
+    folder: pathlib.Path, load: Callable[[pathlib.Path], IntegerNetwork]
+) -> Opened:
+    """Confirms hashes: that the folder holds what its manifest says.
 
     Args:
       folder: inside a proof directory that holds the network's file.
       load: reads a network's file (`jaxsnn.integer.load`); it may remember.
 
     Raises:
-      ProofError: one line that says what does not hold.
+      ProofError: one line that says what does not agree.
     """
-    started = time.monotonic()
     sealed, files = manifest.open_sealed(folder)
     try:
         network = load(manifest.confirm_network_file(folder.parent, sealed))
@@ -71,6 +82,27 @@ def confirm(
         if getattr(sealed, name) != found:
             raise ProofError(f"is not about the {name} that the manifest names")
     _check_query(network, query)
+    return Opened(sealed, network, query, files)
+
+
+def confirm(
+    folder: pathlib.Path, load: Callable[[pathlib.Path], IntegerNetwork]
+) -> Confirmed:
+    """Confirms that a folder proves what its manifest says.
+
+    Hashes first; then the intervals, which the encoding takes as constants; then that
+    they decide, or that the formula is the one for this network and query and that
+    its refutation holds.
+
+    Args:
+      folder: inside a proof directory that holds the network's file.
+      load: reads a network's file (`jaxsnn.integer.load`); it may remember.
+
+    Raises:
+      ProofError: one line that says what does not hold.
+    """
+    started = time.monotonic()
+    sealed, network, query, files = open_folder(folder, load)
     claims = read_claims(files[manifest.INTERVALS_FILE])
     runs = [claims[: len(network.layers)]]
     check_intervals(network, query, runs[0])
