@@ -53,6 +53,7 @@ class Job:
     score: str
     clusters: str
     block_cost: str
+    remove: tuple[str, ...]
     noise_permutations: int
     train_epochs: int
     finetune_epochs: int
@@ -162,6 +163,9 @@ class _Run:
             inputs, prune_data.batch_size(inputs, _CALIBRATION_BATCH)
         )
         self._key = jax.random.key(job.seed)
+        self._given = None
+        if job.remove:
+            self._given = prune_select.given(job.remove, source.model)
         self._train = functools.partial(
             prune_training.train,
             workdir,
@@ -188,6 +192,7 @@ class _Run:
             self._task.token_masks,
             self._loss,
             self._key,
+            self._given,
         )
         return mpruner.Functions(
             analyse=self._analyse,

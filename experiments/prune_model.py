@@ -119,6 +119,13 @@ flags.DEFINE_enum(
     "What optimal and rescored clusters save the most of; latency is measured.",
     flag_values=FLAGS,
 )
+flags.DEFINE_list(
+    "remove",
+    [],
+    "Blocks to remove instead of those that a rule chooses: numbers of the unpruned "
+    "model, with the stack where there are several, such as encoder:3,decoder:5.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer(
     "noise_permutations",
     0,
@@ -229,6 +236,11 @@ def _check_flags() -> None:
         "sparsity",
         "must be different shares in (0, 1), separated by commas, such as 0.1,0.2",
     )
+    _require(
+        all(entry.rpartition(":")[2].isdecimal() for entry in FLAGS.remove),
+        "remove",
+        "must be numbers of blocks, such as 3,4 or encoder:3,decoder:5",
+    )
     own = ":" in FLAGS.model
     _require(
         not (levels and own and FLAGS.sparsify == "wanda"),
@@ -312,6 +324,7 @@ def main(argv: Sequence[str]) -> None:
         score=FLAGS.score,
         clusters=FLAGS.clusters,
         block_cost=FLAGS.block_cost,
+        remove=tuple(FLAGS.remove),
         noise_permutations=FLAGS.noise_permutations,
         train_epochs=FLAGS.train_epochs,
         finetune_epochs=FLAGS.finetune_epochs,
