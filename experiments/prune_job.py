@@ -41,6 +41,7 @@ class Job:
 
     model: str
     weights: str | None
+    size: str
     dataset: str
     data_dir: str | None
     threshold: float
@@ -67,6 +68,7 @@ class Job:
     calibration_examples: int
     selection_examples: int
     training_examples: int | None
+    certificate_examples: int | None
     seed: int
 
 
@@ -112,6 +114,7 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         num_calibration=job.calibration_examples,
         num_selection=job.selection_examples,
         num_training=job.training_examples,
+        num_certificate=job.certificate_examples,
         trained_elsewhere=job.weights is not None,
         needs_training=job.weights is None
         or job.recovery_epochs + job.finetune_epochs > 0,
@@ -131,6 +134,7 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         tokenizer,
         job.max_length,
         data.class_names(job.dataset),
+        job.size,
     )
     if job.model == "t5":
         ids = (source.config.start_id, source.config.end_id)

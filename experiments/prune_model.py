@@ -55,6 +55,14 @@ flags.DEFINE_string(
     "when it is left out.",
     flag_values=FLAGS,
 )
+flags.DEFINE_enum(
+    "size",
+    "small",
+    ["small", "base"],
+    "Of bert and t5 without --weights: small, which a CPU trains in minutes, or base, "
+    "that of BERT-base and T5-base.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string("dataset", None, "Data set.", required=True, flag_values=FLAGS)
 flags.DEFINE_float(
     "threshold", 0.98, "Similarity that makes a cluster, in (0, 1].", flag_values=FLAGS
@@ -210,6 +218,14 @@ flags.DEFINE_integer(
     lower_bound=8,
     flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+    "certificate_examples",
+    None,
+    "Examples of the final comparison and its certificate, drawn at random; all that "
+    "serve nothing else by default.",
+    lower_bound=8,
+    flag_values=FLAGS,
+)
 
 
 def _require(fine: bool, flag: str, remedy: str) -> None:
@@ -240,6 +256,11 @@ def _check_flags() -> None:
         all(entry.rpartition(":")[2].isdecimal() for entry in FLAGS.remove),
         "remove",
         "must be numbers of blocks, such as 3,4 or encoder:3,decoder:5",
+    )
+    _require(
+        FLAGS.size == "small" or (FLAGS.model in ("bert", "t5") and not FLAGS.weights),
+        "size",
+        "is that of bert or t5 without --weights; other models have one size",
     )
     own = ":" in FLAGS.model
     _require(
@@ -312,6 +333,7 @@ def main(argv: Sequence[str]) -> None:
     job = prune_job.Job(
         model=FLAGS.model,
         weights=FLAGS.weights,
+        size=FLAGS.size,
         dataset=FLAGS.dataset,
         data_dir=FLAGS.data_dir,
         threshold=FLAGS.threshold,
@@ -339,6 +361,7 @@ def main(argv: Sequence[str]) -> None:
         calibration_examples=FLAGS.calibration_examples,
         selection_examples=FLAGS.selection_examples,
         training_examples=FLAGS.training_examples,
+        certificate_examples=FLAGS.certificate_examples,
         seed=FLAGS.seed,
     )
     run_state.record(run.workdir, device=run_state.describe_device())

@@ -64,7 +64,9 @@ def given(entries: Sequence[str], model: Prunable) -> dict[str, tuple[int, ...]]
             (name,) = chosen
         if name not in chosen:
             stacks = ", ".join(f"{stack}:{block}" for stack in chosen)
-            raise run_state.usage_error("remove", entry, f"say of which stack: {stacks}")
+            raise run_state.usage_error(
+                "remove", entry, f"say of which stack: {stacks}"
+            )
         chosen[name].append(int(block))
     for stack in model.stacks:
         try:

@@ -15,6 +15,7 @@ STACK = prune_model_test.STACK
 DEFAULTS = {
     "model": OWN,
     "weights": None,
+    "size": "small",
     "dataset": "digits",
     "data_dir": None,
     "threshold": 0.3,
@@ -41,6 +42,7 @@ DEFAULTS = {
     "calibration_examples": 64,
     "selection_examples": 100,
     "training_examples": None,
+    "certificate_examples": None,
     "seed": 0,
 }
 

@@ -63,7 +63,7 @@ def test_given_blocks_are_told_by_stack():
     assert prune_select.given(("3", "1"), single) == {resnet.STACK: (1, 3)}
     with pytest.raises(run_state.UsageError, match="--remove=1: say of which stack"):
         prune_select.given(("1",), writer)
-    with pytest.raises(run_state.UsageError, match="--remove=4: .* within 0..3"):
+    with pytest.raises(run_state.UsageError, match="--remove=4: cannot remove"):
         prune_select.given(("4",), single)
     with pytest.raises(run_state.UsageError, match="--remove=encoder:0: "):
         prune_select.given(("encoder:0",), writer)
