@@ -289,7 +289,7 @@ def _check_checkpoint(path: str) -> None:
     config = model_names.read_config(path, FLAGS.model)
     positions = config.get("max_position_embeddings") or 512
     _require(
-        FLAGS.max_length <= positions,
+        isinstance(positions, int) and FLAGS.max_length <= positions,
         "max_length",
         f"the model reads at most {positions} tokens",
     )
