@@ -192,9 +192,20 @@ def spike_steps(
 
 
 def output_steps(network: IntegerNetwork, inputs: jax.Array) -> jax.Array:
-    """Returns `[B, C]` int32 output spike steps of `[B, D]` inputs.
+    """Returns the output spikes of a batch: `spike_steps` for one fixed network.
 
-    The batched form of `spike_steps` for one fixed network; wrap it in `jax.jit`.
+    Args:
+      network: the network; static, so that a jitted function closes over it.
+      inputs: `[B, D]` integer spike steps.
+
+    Returns:
+      `[B, C]` int32; the prediction is the `argmin` over classes.
+
+    >>> from jaxsnn.sat.spec import Dense
+    >>> layer = Dense(np.array([[2, -1], [-1, 2]]), np.array([1, 1]))
+    >>> network = IntegerNetwork((layer,), num_steps=8)
+    >>> jax.jit(lambda x: output_steps(network, x))(jnp.array([[1, 4]])).tolist()
+    [[2, 7]]
     """
     weights = device_weights(network)
 

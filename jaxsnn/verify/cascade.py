@@ -96,8 +96,12 @@ def verify(
       counterexample that the reference simulator confirmed.
 
     Raises:
-      ValueError: samples with different numbers of queries or different budgets.
+      ValueError: samples with different numbers of queries or different budgets, or
+        queries that are not about this network.
     """
+    for queries in samples:
+        for query in queries:
+            query.check_fits(network)
     engine: general.GeneralStages | BatchedStages
     if any(general.is_general(query) for queries in samples for query in queries):
         engine = general.GeneralStages(
