@@ -91,6 +91,10 @@ def quantize(
     """
     if fractional_bits < 0:
         raise ValueError(f"{fractional_bits=} must not be negative")
+    if len(weights) != len(thresholds):
+        raise ValueError(
+            f"weights of {len(weights)} layers, but thresholds of {len(thresholds)}"
+        )
     scale = 2**fractional_bits
     layers = []
     for depth, (weight, threshold) in enumerate(zip(weights, thresholds, strict=True)):

@@ -60,6 +60,9 @@ class CascadeConfig:
             )
         if not self.backends:
             object.__setattr__(self, "backends", backends.portfolio())
+        if unknown := [name for name in self.backends if name not in backends.BACKENDS]:
+            known = ", ".join(backends.BACKENDS)
+            raise ValueError(f"backends {unknown} are not among {known}")
 
 
 class Decision(NamedTuple):

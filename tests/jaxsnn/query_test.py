@@ -65,6 +65,11 @@ def test_some_backend_must_be_known(names):
         solve(NETWORK, [QUERY], 10.0, names)
 
 
+def test_backends_of_the_cascade_are_known_before_it_runs():
+    with pytest.raises(ValueError, match=r"\['kissat'\] are not among .*pysat"):
+        CascadeConfig(backends=("pysat", "kissat"))
+
+
 def test_time_that_is_over_is_a_timeout():
     (result,) = solve(NETWORK, [QUERY], 0.0)
     assert result.verdict is Verdict.TIMEOUT
