@@ -64,11 +64,7 @@ def solve_each(
 ) -> Iterator[Result]:
     """Decides nested queries with one incremental solver a backend.
 
-    Args:
-      network: the network.
-      queries: nested, the narrowest first (see `encode`).
-      seconds: wall-clock limit of each query; encoding counts towards the first.
-      names: backends, keys of `jaxsnn.sat.backends.BACKENDS`; more than one take turns.
+    Arguments as of `solve`.
 
     Yields:
       One result a query, as it is decided. Every `FALSIFIED` holds a counterexample
@@ -76,7 +72,7 @@ def solve_each(
       same input.
 
     Raises:
-      ValueError: an unknown backend, or one that is not installed.
+      ValueError: as `solve`.
       RuntimeError: a solver's model that does not replay; a defect of the program.
     """
     started = time.monotonic()
