@@ -33,6 +33,7 @@ class AttackConfig:
         deviation that potentials have over the whole ball.
       num_draws: inputs drawn from each distribution at each step, besides its mode.
       num_goals: goals a beam tries for each of its inputs, where there is a budget.
+      num_moves: moves of one input by one step that it tries beside them.
       beam_width: inputs in the beam; 0 for no beam.
     """
 
@@ -42,8 +43,9 @@ class AttackConfig:
     learning_rate: float = 0.1
     blur: tuple[float, float] = (2.0, 0.05)
     num_draws: int = 1
-    num_goals: int = 64
-    beam_width: int = 8
+    num_goals: int = 16
+    num_moves: int = 64
+    beam_width: int = 16
 
 
 DEFAULT_CONFIG = AttackConfig()
@@ -96,6 +98,7 @@ def search(
             beam_key,
             limits,
             config.num_goals,
+            config.num_moves,
             config.beam_width,
         )
         best = jnp.argmin(beam.lacking)

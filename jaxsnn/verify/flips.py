@@ -3,7 +3,9 @@
 With few changes allowed, what matters is which neurons of the first layer they push
 over their threshold, or hold below it. A goal is one neuron at one step; the inputs
 that serve it best for their cost are chosen greedily, and all else they do is found out
-by simulating exactly. Goals that cost less than the budget are followed by others.
+by simulating exactly. Goals that cost less than the budget are followed by others. Of
+two dense layers the race of the outputs (`race`) says which goals and which moves of
+single inputs promise most (`unit_moves`).
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxsnn import simulate
 from jaxsnn.sat.spec import Dense, Layer
+from jaxsnn.verify import race, unit_moves
 from jaxsnn.verify.bounds import Ball, Limits
 
 # Budgets up to this are few changes; a beam gets as deep as the budget is large.
@@ -24,7 +27,8 @@ class Beam(NamedTuple):
     """The inputs that are followed, `B` of them."""
 
     spike_steps: jax.Array  # [B, D] int32
-    lacking: jax.Array  # [B] float32, 0 for a counterexample
+    lacking: jax.Array  # [B] float32, least of `race.gaps`; 0 for a counterexample
+    ahead: jax.Array  # [B] float32, `race.margin`
 
 
 def applies(layers: Sequence[Layer], limits: Limits) -> bool:
@@ -48,6 +52,7 @@ def search(
     key: jax.Array,
     limits: Limits,
     num_goals: int,
+    num_moves: int,
     width: int,
 ) -> Beam:
     """Returns the most promising inputs of a ball with a budget.
@@ -61,28 +66,53 @@ def search(
       tolerance: `[C]` int32, as in `bounds.decided`.
       key: random key; consumed. It breaks ties.
       limits: the kinds of budget there are, and their largest values.
-      num_goals: goals that are tried for each input of the beam, the nearest first.
+      num_goals: goals that are tried for each input of the beam, the nearest first;
+        of two dense layers as many again, the most promising first.
+      num_moves: unit moves that are tried for each, the most promising first; of
+        networks to which `unit_moves.applies`.
       width: inputs in the beam, `B`.
     """
     smallest = min(limit for limit in limits if limit is not None)
     depth = max(1, min(smallest, ball.low.shape[0]))
     columns = weights[0].weights.T
+    two_layers = unit_moves.applies(layers)
+    against = race.Opponents(label, tolerance)
+    clock = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
 
-    def lacking(first: jax.Array) -> jax.Array:
-        """How far the outputs are from breaking the decision."""
-        steps = first
+    def judged(steps: jax.Array, voltages: jax.Array) -> Beam:
+        """What the last layer's potentials say of an input."""
+        last = layers[-1], weights[-1], voltages, against
+        return Beam(steps, race.gaps(*last).min(), race.margin(*last))
+
+    def simulated(steps: jax.Array, first: jax.Array) -> Beam:
+        """Goes on from the spikes of the first layer."""
         for layer, arrays in zip(layers[1:-1], weights[1:-1], strict=True):
-            voltages = simulate.potentials(layer, arrays, _sent(steps, num_steps))
+            voltages = simulate.potentials(layer, arrays, _sent(first, num_steps))
             crossed = voltages > simulate.neuron_thresholds(layer, arrays)[None, :]
-            steps = simulate.crossing_steps(crossed, layer.delay)
-        return violation_gap(
-            layers[-1], weights[-1], num_steps, steps, label, tolerance
-        )
+            first = simulate.crossing_steps(crossed, layer.delay)
+        sent = _sent(first, num_steps)
+        return judged(steps, simulate.potentials(layers[-1], weights[-1], sent))
 
     def expand(steps: jax.Array, key: jax.Array) -> Beam:
-        """Returns what one input becomes by each of its goals."""
+        """Returns what one input becomes by each of its goals and unit moves."""
         voltages = simulate.potentials(layers[0], weights[0], _sent(steps, num_steps))
-        goals = _nearest_goals(voltages, weights[0], steps, num_goals, key)
+        excess = voltages - weights[0].thresholds[None, :]
+        first = _first_crossing(excess > 0)
+        effort = _efforts(excess, first, weights[0], steps, key)
+        goals = _goals(excess, effort, num_goals)
+        if two_layers:
+            second = _first_crossing((excess > 0) & (clock != first[None, :]))
+            now, then = (
+                jnp.minimum(step + layers[0].delay, num_steps - 1)
+                for step in (first, second)
+            )
+            sent = _sent(now, num_steps)
+            outputs = simulate.potentials(layers[-1], weights[-1], sent)
+            worth = race.worth(layers[-1], weights[-1], outputs, against, now, then)
+            promise = _promises(worth, first, layers[0].delay, num_steps)
+            spare = jnp.where(effort <= depth, -promise, jnp.inf)
+            promising = _goals(excess, spare, num_goals)
+            goals = jax.tree.map(lambda *both: jnp.concatenate(both), goals, promising)
 
         def pursue(goal: _Goal) -> Beam:
             moves = _pursue(goal, weights[0], ball, limits, steps, depth)
@@ -93,13 +123,26 @@ def search(
             change = _sent(moved, num_steps) - _sent(steps[index], num_steps)
             changed = voltages + jnp.matmul(change, columns[index], precision="highest")
             crossed = changed > weights[0].thresholds[None, :]
-            first = simulate.crossing_steps(crossed, layers[0].delay)
-            return Beam(steps.at[index].set(moved), lacking(first))
+            spikes = simulate.crossing_steps(crossed, layers[0].delay)
+            return simulated(steps.at[index].set(moved), spikes)
 
-        found = jax.vmap(pursue)(goals)
-        return Beam(
-            found.spike_steps.reshape(-1, len(steps)), found.lacking.reshape(-1)
+        found = jax.tree.map(
+            lambda each: each.reshape(-1, *each.shape[2:]), jax.vmap(pursue)(goals)
         )
+        if not (two_layers and num_moves):
+            return found
+        moves, potentials = unit_moves.effects(
+            layers, weights, ball, limits, steps, excess, outputs, worth, num_moves
+        )
+        rows = jnp.arange(len(moves.inputs))
+        moved = jnp.tile(steps, (len(rows), 1)).at[rows, moves.inputs].set(moves.moved)
+        units = jax.vmap(judged)(moved, potentials)
+        units = Beam(
+            units.spike_steps,
+            jnp.where(moves.admissible, units.lacking, jnp.inf),
+            jnp.where(moves.admissible, units.ahead, jnp.inf),
+        )
+        return jax.tree.map(lambda *both: jnp.concatenate(both), found, units)
 
     signature_key, key = jax.random.split(key)
     signature = jax.random.randint(
@@ -109,68 +152,36 @@ def search(
     def advance(beam: Beam, key: jax.Array) -> tuple[Beam, None]:
         goal_key, tie_key = jax.random.split(key)
         found = jax.vmap(expand)(beam.spike_steps, jax.random.split(goal_key, width))
-        pool = Beam(
-            jnp.concatenate(
-                [beam.spike_steps, found.spike_steps.reshape(-1, len(signature))]
-            ),
-            # Those that were expanded stay only if they are counterexamples.
-            jnp.concatenate(
-                [
-                    jnp.where(beam.lacking > 0, jnp.inf, 0.0),
-                    found.lacking.reshape(-1),
-                ]
-            ),
+        found = jax.tree.map(lambda each: each.reshape(-1, *each.shape[2:]), found)
+        # Those that were expanded stay only if they are counterexamples.
+        broken = beam.lacking == 0
+        stay = beam._replace(
+            lacking=jnp.where(broken, 0.0, jnp.inf),
+            ahead=jnp.where(broken, beam.ahead, jnp.inf),
         )
+        pool = jax.tree.map(lambda *both: jnp.concatenate(both), stay, found)
         names = (pool.spike_steps * signature[None, :]).sum(axis=1)
         order = jnp.lexsort((names, pool.lacking))
         again = (names[order][1:] == names[order][:-1]) & (
             pool.lacking[order][1:] == pool.lacking[order][:-1]
         )
-        worth = pool.lacking.at[order[1:]].add(jnp.where(again, 1e6, 0.0))
-        worth += jax.random.uniform(tie_key, worth.shape)
-        kept = jnp.argsort(worth)[:width]
-        return Beam(pool.spike_steps[kept], pool.lacking[kept]), None
+        penalty = (
+            jnp.zeros_like(pool.lacking).at[order[1:]].add(jnp.where(again, 1e6, 0.0))
+        )
+        # Half of the beam lacks least, the other half is the least behind.
+        noise = jax.random.uniform(tie_key, penalty.shape)
+        ranks = [
+            jnp.argsort(jnp.argsort(worth + penalty))
+            for worth in (pool.lacking + noise, pool.ahead + 1e-6 * pool.lacking)
+        ]
+        kept = jnp.argsort(jnp.minimum(*ranks))[:width]
+        return jax.tree.map(lambda each: each[kept], pool), None
 
     start = jnp.tile(ball.spike_steps, (width, 1))
     first = simulate.spike_steps(layers[:1], weights[:1], num_steps, ball.spike_steps)
-    beam = Beam(start, jnp.full(width, lacking(first[-1])))
+    beam = jax.vmap(simulated, in_axes=(0, None))(start, first[-1])
     beam, _ = jax.lax.scan(advance, beam, jax.random.split(key, depth))
     return beam
-
-
-def violation_gap(
-    layer: Layer,
-    arrays: simulate.Weights,
-    num_steps: int,
-    inputs: jax.Array,
-    label: jax.Array,
-    tolerance: jax.Array,
-) -> jax.Array:
-    """Returns by how much potentials of the last layer miss breaking the decision.
-
-    A class beats the label if it has crossed by a step and the label not by the same
-    step, or the one before. What the two potentials lack for that is added up; the
-    least such sum over classes and steps is returned, 0 for a counterexample.
-
-    Args:
-      layer: the last layer.
-      arrays: its weights.
-      num_steps: `T`.
-      inputs: `[N]` int32 steps of the layer before.
-      label: `[]` int32.
-      tolerance: `[C]` int32, as in `bounds.decided`.
-    """
-    voltages = simulate.potentials(layer, arrays, _sent(inputs, num_steps))
-    thresholds = simulate.neuron_thresholds(layer, arrays)[None, :]
-    excess = jax.lax.cummax(voltages, axis=0) - thresholds
-    last = num_steps - 1 - layer.delay  # from here on the spike is the forced one
-    rises = jnp.maximum(1.0 - excess, 0.0).at[last].set(0.0)[: last + 1]
-    falls = jnp.maximum(excess[:, label], 0.0).at[last].set(jnp.inf)[: last + 1]
-    before = jnp.concatenate([jnp.zeros(1), falls[:-1]])
-    waits = jnp.where(tolerance == 1, before[:, None], falls[:, None])
-    classes = jnp.arange(len(tolerance))
-    counts = (classes != label) & (tolerance > -num_steps)
-    return jnp.where(counts, rises + waits, jnp.inf).min()
 
 
 class _Goal(NamedTuple):
@@ -187,19 +198,23 @@ def _sent(spike_steps: jax.Array, num_steps: int) -> jax.Array:
     return (spike_steps[None, :] <= steps).astype(jnp.float32)
 
 
-def _nearest_goals(
-    voltages: jax.Array,
+def _first_crossing(crossed: jax.Array) -> jax.Array:
+    """Steps `[N]`, `T` where there is none."""
+    first = jnp.where(crossed.any(axis=0), crossed.argmax(axis=0), len(crossed))
+    return first.astype(jnp.int32)
+
+
+def _efforts(
+    excess: jax.Array,
+    first: jax.Array,
     arrays: simulate.Weights,
     steps: jax.Array,
-    count: int,
     key: jax.Array,
-) -> _Goal:
-    """The goals that need least, in units of the best single input one step away."""
-    num_steps, num_neurons = voltages.shape
+) -> jax.Array:
+    """What goals `[T, N]` need, in units of the best single input one step away."""
+    num_steps, num_neurons = excess.shape
     clock = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
-    excess = voltages - arrays.thresholds[None, :]
     crossed = excess > 0
-    first = jnp.where(crossed.any(axis=0), crossed.argmax(axis=0), num_steps)
     need = jnp.where(crossed, excess, 1.0 - excess)
     nothing = jnp.zeros((num_steps + 1, num_neurons), jnp.float32)
     largest = nothing.at[steps].max(arrays.weights.T)
@@ -208,14 +223,33 @@ def _nearest_goals(
     down = jnp.maximum(-smallest[1:], largest[:-1])
     effort = need / jnp.maximum(jnp.where(crossed, down, up), 0.5)
     effort += jax.random.uniform(key, effort.shape) * 0.5
-    effort = jnp.where(clock <= first[None, :], effort, jnp.inf).reshape(-1)
-    _, chosen = jax.lax.top_k(-effort, min(count, effort.size))
-    step, neuron = jnp.divmod(chosen, num_neurons)
+    return jnp.where(clock <= first[None, :], effort, jnp.inf)
+
+
+def _promises(
+    worth: race.Worth, first: jax.Array, delay: int, num_steps: int
+) -> jax.Array:
+    """How near reached goals `[T, N]` would bring the race that is nearest then."""
+    clock = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
+
+    def at(step: jax.Array) -> jax.Array:
+        sooner = jnp.where(step + delay <= worth.at[None, :], worth.sooner, 0.0)
+        gained = jnp.where((step < first)[:, None], sooner, worth.later)
+        return (gained - worth.lacking[None, :]).max(axis=1)
+
+    return jax.vmap(at)(clock[:, 0])
+
+
+def _goals(excess: jax.Array, order: jax.Array, count: int) -> _Goal:
+    """The goals that come first in an order `[T, N]`."""
+    _, chosen = jax.lax.top_k(-order.reshape(-1), min(count, order.size))
+    step, neuron = jnp.divmod(chosen, order.shape[1])
+    chosen_excess = excess.reshape(-1)[chosen]
     return _Goal(
         step.astype(jnp.int32),
         neuron,
-        jnp.where(crossed.reshape(-1)[chosen], -1.0, 1.0),
-        need.reshape(-1)[chosen],
+        jnp.where(chosen_excess > 0, -1.0, 1.0),
+        jnp.where(chosen_excess > 0, chosen_excess, 1.0 - chosen_excess),
     )
 
 
