@@ -139,10 +139,9 @@ def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
       ones are implied by their assumption.
 
     Raises:
-      ValueError: queries that are not nested, or not about this network.
+      ValueError: queries that are not nested.
     """
     _check_nested(queries)
-    queries[-1].check_fits(network)
     widest = queries[-1]
     problem = Problem()
     encoders = _runs(problem, network, widest)

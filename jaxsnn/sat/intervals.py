@@ -5,6 +5,7 @@ of the constants in the encodings. Every interval is sound: for each admissible 
 the spike step of neuron `n` lies in `low[n] .. high[n]`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -112,9 +113,12 @@ def _accumulate(
 ) -> np.ndarray:
     """`[N, T]` sums of synaptic weights that have arrived, given arrival steps."""
     synapses = layer.synapses()
-    arrivals = np.zeros((layer.num_outputs, num_steps), np.int64)
-    np.add.at(arrivals, (synapses.neurons, steps), weights)
-    return np.cumsum(arrivals, axis=1)
+    shape = layer.num_outputs, num_steps
+    # In float64, where these sums are exact (`spec.MAX_EXACT_SUM`).
+    arrivals = np.bincount(
+        synapses.neurons * num_steps + steps, weights, minlength=math.prod(shape)
+    )
+    return np.cumsum(arrivals.reshape(shape).astype(np.int64), axis=1)
 
 
 def _potentials(
@@ -163,32 +167,38 @@ def input_potentials(
     )
     weights = np.zeros((layer.num_outputs, layer.num_inputs), np.int64)
     weights[synapses.neurons, synapses.inputs] = synapses.weights
-    for sign, bound, tighter in ((1, highest, np.minimum), (-1, lowest, np.maximum)):
-        signed = sign * weights
-        for step in range(num_steps):
-            if budgeted:
-                gain = _shift_gain(signed, query, step)
-                within = clean[:, step] + sign * gain
-                bound[:, step] = tighter(bound[:, step], within)
-            bound[:, step] += sign * _failure_gain(signed, query, step, budgeted)
+    for step in range(num_steps):
+        if budgeted:
+            rise, fall = _shift_gains(weights, query, step)
+            highest[:, step] = np.minimum(highest[:, step], clean[:, step] + rise)
+            lowest[:, step] = np.maximum(lowest[:, step], clean[:, step] - fall)
+        if failing:
+            highest[:, step] += _failure_gain(weights, query, step, budgeted)
+            lowest[:, step] -= _failure_gain(-weights, query, step, budgeted)
     return lowest, highest
 
 
-def _shift_gain(weights: np.ndarray, query: Query, step: int) -> np.ndarray:
-    """The most that moves within windows and budgets add to each `[N]` potential."""
+def _shift_gains(
+    weights: np.ndarray, query: Query, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The most that moves within windows and budgets add to and take from `[N]`."""
     # Moving input i across this step costs `cost[i]` steps and adds or takes away `w`.
     arrived = query.spike_steps <= step
     free = np.flatnonzero(np.where(arrived, query.high > step, query.low <= step))
     arrived, steps = arrived[free], query.spike_steps[free]
     cost = np.where(arrived, step + 1 - steps, steps - step)
-    gains = np.maximum(np.where(arrived, -weights[:, free], weights[:, free]), 0)
-    best = np.full(len(weights), np.iinfo(np.int64).max)
+    gains = weights[:, free] * np.where(arrived, -1, 1)
+    return _best_shift(gains, cost, query), _best_shift(-gains, cost, query)
+
+
+def _best_shift(gains: np.ndarray, cost: np.ndarray, query: Query) -> np.ndarray:
+    gains = np.maximum(gains, 0)
+    found = []
     if query.max_total_shift is not None:
-        best = _best_gain(gains, cost, query.max_total_shift)
+        found.append(_best_gain(gains, cost, query.max_total_shift))
     if query.max_changed is not None:
-        unit = np.ones_like(cost)
-        best = np.minimum(best, _best_gain(gains, unit, query.max_changed))
-    return best
+        found.append(_best_gain(gains, np.ones_like(cost), query.max_changed))
+    return np.minimum.reduce(found)
 
 
 def _failure_gain(
@@ -231,7 +241,9 @@ def _best_gain(gains: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
         if most == 0:
             continue
         # Of equally costly items only the most valuable are ever taken.
-        top = -np.sort(-items, axis=1)[:, :most]
+        if most < items.shape[1]:
+            items = np.partition(items, -most, axis=1)[:, -most:]
+        top = -np.sort(-items, axis=1)
         taken = np.cumsum(top, axis=1)
         improved = best.copy()
         for count in range(1, most + 1):

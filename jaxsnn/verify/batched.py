@@ -19,7 +19,7 @@ from jaxsnn import simulate
 from jaxsnn.sat import intervals, replay, split
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.spec import IntegerNetwork
-from jaxsnn.verify import attack, bounds, quotient
+from jaxsnn.verify import attack, bounds, parts, quotient
 
 # About what the programs of one stage take to compile.
 COMPILATION_SECONDS = 5.0
@@ -36,7 +36,11 @@ MAX_COMPILED_BUDGET = 8
 
 
 # Synapses times steps that splits of a ball go through in about a second.
-SPLIT_WORK = 200_000_000
+SPLIT_WORK = 500_000_000
+
+# Parts that are bounded at a time on an accelerator, and in all.
+ROWS_OF_PARTS = 256
+MAX_BATCHED_PARTS = 16_384
 
 
 class _Bounded(NamedTuple):
@@ -81,7 +85,13 @@ class BatchedStages:
         self._later_layers = simulate.device_weights(network)[1:]
         self._programs: dict[tuple[Stage, int], Callable[..., Any]] = {}
         # CPUs gain nothing by batches and lose what easy samples wait for hard ones.
-        self._rows = 1 if jax.default_backend() == "cpu" else 64
+        on_cpu = jax.default_backend() == "cpu"
+        self._rows = 1 if on_cpu else 64
+        self._prove_parts: parts.PartProver | None = None
+        if not on_cpu and limits.max_total_shift and self._small_budgets:
+            self._prove_parts = parts.PartProver(
+                network, self._width, limits.max_total_shift, ROWS_OF_PARTS
+            )
 
     def run(
         self, batch: Sequence[Sequence[Query]], key: jax.Array
@@ -128,11 +138,32 @@ class BatchedStages:
             if found.proved[position]:
                 result = Result(Verdict.ROBUST, Stage.BOUNDS, seconds=spent)
             elif split.applies(self._network, queries[position]):
-                result = _split(self._network, queries[position], spent)
+                result = self._split(queries[position], spent)
             results[row][index] = result
             if result.verdict is Verdict.FALSIFIED:
                 self._settle_wider(index, results[row], result)
             undecided[row, index] = found.undecided[position]
+
+    def _split(self, query: Query, seconds: float) -> Result:
+        """Decides one query by parts of its ball, if as many as are allowed do."""
+        started = time.monotonic()
+        if self._prove_parts is None:
+            found = split.decide(self._network, query, _max_parts(self._network, query))
+        else:
+            found = split.decide(
+                self._network,
+                query,
+                MAX_BATCHED_PARTS,
+                self._prove_parts,
+                ROWS_OF_PARTS,
+            )
+        seconds += time.monotonic() - started
+        if found.split is not None:
+            return Result(Verdict.ROBUST, Stage.BOUNDS, seconds=seconds)
+        if found.counterexample is not None:
+            steps = found.counterexample
+            return _replayed(self._network, query, steps, Stage.BOUNDS, seconds)
+        return Result(Verdict.UNKNOWN, seconds=seconds)
 
     def _worth_attacking(
         self, index: int, left: Sequence[int], undecided: np.ndarray
@@ -193,7 +224,9 @@ class BatchedStages:
             quotient.first_layer(self._network, inputs),
             quotient.balls(self._network, padded, inputs),
             np.asarray([query.label for query in padded], np.int32),
-            np.asarray([_tolerance(self._network, q) for q in padded], np.int32),
+            np.asarray(
+                [quotient.tolerance(self._network, q) for q in padded], np.int32
+            ),
             np.asarray(jax.random.key_data(jax.random.split(key, len(padded)))),
         )
         chunks = [
@@ -288,18 +321,6 @@ def _bound_by_numpy(network: IntegerNetwork, queries: Sequence[Query]) -> _Bound
     return _Bounded(np.array(proved, bool), np.array(undecided, np.int64))
 
 
-def _split(network: IntegerNetwork, query: Query, seconds: float) -> Result:
-    """Decides one query by parts of its ball, if a few of them do."""
-    started = time.monotonic()
-    found = split.decide(network, query, _max_parts(network, query))
-    seconds += time.monotonic() - started
-    if found.split is not None:
-        return Result(Verdict.ROBUST, Stage.BOUNDS, seconds=seconds)
-    if found.counterexample is not None:
-        return _replayed(network, query, found.counterexample, Stage.BOUNDS, seconds)
-    return Result(Verdict.UNKNOWN, seconds=seconds)
-
-
 def _max_parts(network: IntegerNetwork, query: Query) -> int:
     """As many parts as take about a second, which solvers may take as well."""
     num_inputs = int((query.low <= network.last_informative_step(0)).sum())
@@ -338,12 +359,3 @@ def _replayed(
             "please report this network and query"
         )
     return Result(Verdict.FALSIFIED, stage, None, seconds, counterexample=steps)
-
-
-def _tolerance(network: IntegerNetwork, query: Query) -> np.ndarray:
-    """`Query.tolerance`, out of reach for classes that do not count."""
-    tolerance = query.tolerance(network.num_classes)
-    if query.target is not None:
-        others = np.arange(network.num_classes) != query.target
-        tolerance[others] = -2 * network.num_steps
-    return tolerance

@@ -119,3 +119,12 @@ def balls(network: IntegerNetwork, queries: Sequence[Query], kept: Quotient) -> 
         scalar("max_total_shift"),
         scalar("max_changed"),
     )
+
+
+def tolerance(network: IntegerNetwork, query: Query) -> np.ndarray:
+    """Returns `Query.tolerance`, out of reach for classes that do not count."""
+    found = query.tolerance(network.num_classes)
+    if query.target is not None:
+        others = np.arange(network.num_classes) != query.target
+        found[others] = -2 * network.num_steps
+    return found

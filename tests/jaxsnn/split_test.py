@@ -16,6 +16,7 @@ from jaxsnn.sat.check.manifest import Method
 from jaxsnn.sat.check.split import check_split
 from jaxsnn.sat.query import l1_query, window_ball
 from jaxsnn.sat.spec import Dense, IntegerNetwork
+from jaxsnn.verify import parts
 from tests.jaxsnn import small_networks
 
 
@@ -71,9 +72,41 @@ def test_a_move_made_and_not_made_cover_the_ball(case, data):
     if not movable or not query.max_total_shift:
         return
     move = data.draw(st.sampled_from(movable))
-    made, not_made = split.part(query, move), split.without(query, move)
+    made, not_made = split.part(query, move), split.without(query, [move])
     for point in small_networks.admissible(query):
         assert made.admits(point) != not_made.admits(point)
+
+
+def test_batches_find_the_same_splits():
+    """The tree does not depend on how many balls are bounded at a time, or where."""
+    rng = np.random.default_rng(5)
+    proved = 0
+    prover = None
+    for number in range(40):
+        layers = (
+            Dense(rng.integers(-3, 5, (5, 6)), rng.integers(0, 5, 5)),
+            Dense(rng.integers(-3, 5, (3, 5)), rng.integers(0, 5, 3)),
+        )
+        network = IntegerNetwork(layers, 7)
+        steps = rng.integers(0, 5, 6)
+        label = replay.prediction(replay.spike_steps(network, steps)[-1])
+        query = l1_query(steps, label, 1 + number % 3, 7)
+        alone = split.decide(network, query, 10_000)
+        together = split.decide(network, query, 10_000, batch=16)
+        assert together.split == alone.split
+        assert (together.counterexample is None) == (alone.counterexample is None)
+        if alone.split is None or not alone.split.moves:
+            continue
+        proved += 1
+        if proved < 3:  # each compiles
+            prover = parts.PartProver(network, 8, 3, rows=16)
+            found = split.decide(network, query, 10_000, prover, 16)
+            assert found.split == alone.split
+            assert found.num_parts == together.num_parts
+    assert proved > 3
+    wide = IntegerNetwork((Dense(np.zeros((5, 9), int), np.zeros(5, int)),), 7)
+    with pytest.raises(ValueError, match="width=8"):
+        prover(wide, [query])
 
 
 def _split_query():
