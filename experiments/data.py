@@ -90,12 +90,17 @@ def load(
         limit: read the first examples only.
 
     Raises:
-        run_state.UsageError: as `check_dataset`, or a file is damaged.
+        run_state.UsageError: as `check_dataset`, or a file is damaged or empty.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"{limit=} must be at least 1, or None for all examples")
     directory = _find_files(name, split, data_dir)
-    return _source(name).load(name, split, directory, limit)
+    examples = _source(name).load(name, split, directory, limit)
+    if not len(examples):
+        raise run_state.usage_error(
+            "data_dir", data_dir, f"holds no example of --dataset={name}, {split}"
+        )
+    return examples
 
 
 def _source(name: str) -> Source:

@@ -106,12 +106,16 @@ def _load_idx(
     labels = _read_idx(directory / labels_file, num_dims=1)
     if len(images) != len(labels):
         raise _damaged(directory, f"{len(images)} images but {len(labels)} labels")
+    class_names = _DIGIT_NAMES if name == "mnist" else _FASHION_NAMES
+    if (labels >= len(class_names)).any():
+        reason = f"label {labels.max()} of {len(class_names)} classes"
+        raise _damaged(directory / labels_file, reason)
     return Dataset(
         name=name,
         split=split,
         images=images[:limit],
         labels=labels[:limit].astype(np.int32),
-        class_names=_DIGIT_NAMES if name == "mnist" else _FASHION_NAMES,
+        class_names=class_names,
         max_value=255,
     )
 
@@ -200,9 +204,13 @@ def _load_text(
     (file,) = SOURCES[name].files[split]
     path = directory / file
     delimiter, class_names, in_file = TEXT_FORMATS[name]
-    with path.open(encoding="utf-8", newline="") as stream:
-        lines = csv.reader(stream, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-        rows = list(itertools.islice(lines, 1, None if limit is None else limit + 1))
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            lines = csv.reader(stream, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            stop = None if limit is None else limit + 1
+            rows = list(itertools.islice(lines, 1, stop))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, str(error)) from error
     for number, row in enumerate(rows, start=2):
         if len(row) != 2 or row[1] not in in_file:
             reason = f"expected a text, {delimiter!r} and one of {', '.join(in_file)}"

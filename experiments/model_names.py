@@ -113,15 +113,18 @@ def read_config(path: str, model_type: str) -> dict[str, Any]:
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        found = config["model_type"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = f"config.json cannot be read: {error!r}"
+    except (ValueError, OSError) as error:
+        reason = f"config.json cannot be read: {error}"
         raise run_state.usage_error("weights", path, reason) from error
-    if found != model_type:
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise run_state.usage_error(
+            "weights", path, "config.json names no model_type, such as 'bert'"
+        )
+    if (found := config["model_type"]) != model_type:
         raise run_state.usage_error(
             "weights", path, f"holds a model of type {found!r}, not {model_type!r}"
         )
-    return dict(config)
+    return config
 
 
 def check_weights(name: str, path: str, reads: Kind) -> None:

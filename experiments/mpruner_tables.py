@@ -8,6 +8,7 @@ Each line is a run of `prune_model` in `OUT/GROUP/SETTING`, begun from the model
 resumes where it was interrupted.
 """
 
+import collections
 import pathlib
 import subprocess
 import sys
@@ -48,15 +49,24 @@ flags.DEFINE_integer(
 def prune(workdir: pathlib.Path, arguments: Sequence[str]) -> dict[str, Any]:
     """Runs `prune_model`, unless it is done, and returns its report.
 
+    What it tells of its progress is passed on.
+
     Raises:
         RuntimeError: with the end of what it wrote, if it fails.
     """
     command = [sys.executable, "-m", "experiments.prune_model", *arguments]
     command.append(f"--workdir={workdir}")
     if not (workdir / "report.json").is_file():
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        last: collections.deque[str] = collections.deque(maxlen=20)
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as run:
+            assert run.stderr is not None
+            for told in run.stderr:
+                print(told, end="", file=sys.stderr, flush=True)
+                last.append(told)
         if run.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-2000:]}")
+            raise RuntimeError(f"{' '.join(command)} failed:\n{''.join(last)}")
     report: dict[str, Any] = json_files.read_json(workdir / "report.json")
     return report
 
@@ -170,26 +180,22 @@ def main(argv: Sequence[str]) -> None:
         group, directory = mpruner_recipes.GROUPS[name], run.workdir / name
         directory.mkdir(exist_ok=True)
         rows: list[list[Any]] = []
-        with progress.Progress(name, len(group.settings) + 1) as bar:
-            # Prunes nothing: no two blocks are that alike.
-            alone = ("--threshold=1", "--max_rounds=1", "--recovery_epochs=0")
-            base = arguments_of(group, (*group.base, *alone))
-            prune(directory / "base", base)
-            bar.advance(setting="base")
-            for setting in group.settings:
-                flags_of_run = (
-                    f"--weights={directory / 'base' / 'base'}",
-                    *mpruner_recipes.COMMON,
-                    *setting.flags,
-                    f"--recovery_epochs={FLAGS.recovery_epochs}",
-                )
-                report = prune(
-                    directory / setting.name, arguments_of(group, flags_of_run)
-                )
-                rows.append(line(setting.name, setting.paper, report))
-                title = f"## {group.title}\n\nDiffers from the paper: {group.caution}."
-                write(name, f"{title}\n\n{_markdown(_HEADER, rows)}\n")
-                bar.advance(setting=setting.name)
+        # Prunes nothing: no two blocks are that alike.
+        alone = ("--threshold=1", "--max_rounds=1", "--recovery_epochs=0")
+        progress.note(f"{name}: base")
+        prune(directory / "base", arguments_of(group, (*group.base, *alone)))
+        for number, setting in enumerate(group.settings, 1):
+            progress.note(f"{name}: {setting.name}, {number} of {len(group.settings)}")
+            flags_of_run = (
+                f"--weights={directory / 'base' / 'base'}",
+                *mpruner_recipes.COMMON,
+                f"--recovery_epochs={FLAGS.recovery_epochs}",
+                *setting.flags,
+            )
+            report = prune(directory / setting.name, arguments_of(group, flags_of_run))
+            rows.append(line(setting.name, setting.paper, report))
+            title = f"## {group.title}\n\nDiffers from the paper: {group.caution}."
+            write(name, f"{title}\n\n{_markdown(_HEADER, rows)}\n")
         print(text_table.render(list(_HEADER), rows))
 
 

@@ -80,6 +80,7 @@ def load(
     num_calibration: int,
     num_selection: int,
     num_training: int | None = None,
+    num_certificate: int | None = None,
     trained_elsewhere: bool,
     needs_training: bool,
 ) -> Splits:
@@ -100,6 +101,7 @@ def load(
             that is the validation split.
         num_training: examples to train on, those for calibration among them; all if
             None.
+        num_certificate: examples to certify on; all that are left if None.
         trained_elsewhere: whether the weights come from a file.
         needs_training: whether anything is trained; if not, only the training images
             needed for calibration are read.
@@ -139,6 +141,8 @@ def load(
         training = rest
     if num_training is not None:
         training = training.take(np.arange(min(num_training, len(training))))
+    if num_certificate is not None:
+        testing = testing.take(np.arange(min(num_certificate, len(testing))))
     calibration = training.take(np.arange(min(num_calibration, len(training))))
     return Splits(training, calibration, selection, testing, train.class_names, dropped)
 

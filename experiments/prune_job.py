@@ -41,6 +41,7 @@ class Job:
 
     model: str
     weights: str | None
+    size: str
     dataset: str
     data_dir: str | None
     threshold: float
@@ -53,6 +54,7 @@ class Job:
     score: str
     clusters: str
     block_cost: str
+    remove: tuple[str, ...]
     noise_permutations: int
     train_epochs: int
     finetune_epochs: int
@@ -66,6 +68,7 @@ class Job:
     calibration_examples: int
     selection_examples: int
     training_examples: int | None
+    certificate_examples: int | None
     seed: int
 
 
@@ -111,6 +114,7 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         num_calibration=job.calibration_examples,
         num_selection=job.selection_examples,
         num_training=job.training_examples,
+        num_certificate=job.certificate_examples,
         trained_elsewhere=job.weights is not None,
         needs_training=job.weights is None
         or job.recovery_epochs + job.finetune_epochs > 0,
@@ -130,6 +134,7 @@ def _read(job: Job) -> tuple[prune_data.Splits, prune_weights.Source]:
         tokenizer,
         job.max_length,
         data.class_names(job.dataset),
+        job.size,
     )
     if job.model == "t5":
         ids = (source.config.start_id, source.config.end_id)
@@ -162,6 +167,9 @@ class _Run:
             inputs, prune_data.batch_size(inputs, _CALIBRATION_BATCH)
         )
         self._key = jax.random.key(job.seed)
+        self._given = None
+        if job.remove:
+            self._given = prune_select.given(job.remove, source.model)
         self._train = functools.partial(
             prune_training.train,
             workdir,
@@ -188,6 +196,7 @@ class _Run:
             self._task.token_masks,
             self._loss,
             self._key,
+            self._given,
         )
         return mpruner.Functions(
             analyse=self._analyse,

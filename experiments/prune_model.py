@@ -55,6 +55,14 @@ flags.DEFINE_string(
     "when it is left out.",
     flag_values=FLAGS,
 )
+flags.DEFINE_enum(
+    "size",
+    "small",
+    ["small", "base"],
+    "Of bert and t5 without --weights: small, which a CPU trains in minutes, or base, "
+    "that of BERT-base and T5-base.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string("dataset", None, "Data set.", required=True, flag_values=FLAGS)
 flags.DEFINE_float(
     "threshold", 0.98, "Similarity that makes a cluster, in (0, 1].", flag_values=FLAGS
@@ -117,6 +125,13 @@ flags.DEFINE_enum(
     "parameters",
     ["parameters", "latency"],
     "What optimal and rescored clusters save the most of; latency is measured.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_list(
+    "remove",
+    [],
+    "Blocks to remove instead of those that a rule chooses: numbers of the unpruned "
+    "model, with the stack where there are several, such as encoder:3,decoder:5.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -203,6 +218,14 @@ flags.DEFINE_integer(
     lower_bound=8,
     flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+    "certificate_examples",
+    None,
+    "Examples of the final comparison and its certificate, drawn at random; all that "
+    "serve nothing else by default.",
+    lower_bound=8,
+    flag_values=FLAGS,
+)
 
 
 def _require(fine: bool, flag: str, remedy: str) -> None:
@@ -228,6 +251,16 @@ def _check_flags() -> None:
         all(0 < level < 1 for level in levels) and len(set(levels)) == len(levels),
         "sparsity",
         "must be different shares in (0, 1), separated by commas, such as 0.1,0.2",
+    )
+    _require(
+        all(entry.rpartition(":")[2].isdecimal() for entry in FLAGS.remove),
+        "remove",
+        "must be numbers of blocks, such as 3,4 or encoder:3,decoder:5",
+    )
+    _require(
+        FLAGS.size == "small" or (FLAGS.model in ("bert", "t5") and not FLAGS.weights),
+        "size",
+        "is that of bert or t5 without --weights; other models have one size",
     )
     own = ":" in FLAGS.model
     _require(
@@ -256,7 +289,7 @@ def _check_checkpoint(path: str) -> None:
     config = model_names.read_config(path, FLAGS.model)
     positions = config.get("max_position_embeddings") or 512
     _require(
-        FLAGS.max_length <= positions,
+        isinstance(positions, int) and FLAGS.max_length <= positions,
         "max_length",
         f"the model reads at most {positions} tokens",
     )
@@ -300,6 +333,7 @@ def main(argv: Sequence[str]) -> None:
     job = prune_job.Job(
         model=FLAGS.model,
         weights=FLAGS.weights,
+        size=FLAGS.size,
         dataset=FLAGS.dataset,
         data_dir=FLAGS.data_dir,
         threshold=FLAGS.threshold,
@@ -312,6 +346,7 @@ def main(argv: Sequence[str]) -> None:
         score=FLAGS.score,
         clusters=FLAGS.clusters,
         block_cost=FLAGS.block_cost,
+        remove=tuple(FLAGS.remove),
         noise_permutations=FLAGS.noise_permutations,
         train_epochs=FLAGS.train_epochs,
         finetune_epochs=FLAGS.finetune_epochs,
@@ -326,6 +361,7 @@ def main(argv: Sequence[str]) -> None:
         calibration_examples=FLAGS.calibration_examples,
         selection_examples=FLAGS.selection_examples,
         training_examples=FLAGS.training_examples,
+        certificate_examples=FLAGS.certificate_examples,
         seed=FLAGS.seed,
     )
     run_state.record(run.workdir, device=run_state.describe_device())

@@ -133,16 +133,18 @@ def for_texts(
     tokenizer: Any,
     max_length: int,
     class_names: Sequence[str],
+    size: str = "small",
 ) -> Source:
     """Returns the unpruned model of a name.
 
     Args:
         name: as given to --model.
         directory: of weights in Hugging Face layout, whose config.json tells the
-            sizes; None for a small network that is trained here.
+            sizes; None for a network that is trained here.
         tokenizer: what makes tokens of texts.
         max_length: tokens of a text at most.
         class_names: of the data set.
+        size: of a network that is trained here, small or base.
 
     Raises:
         run_state.UsageError: if config.json asks for what is not done here, or a
@@ -152,7 +154,7 @@ def for_texts(
         return prune_weights.own(name, prune_task.TEXT_CLASSIFICATION)
     make = _t5 if name == "t5" else _bert
     try:
-        source = make(name, directory, tokenizer, max_length, class_names)
+        source = make(name, directory, tokenizer, max_length, class_names, size)
     except ValueError as error:
         raise run_state.usage_error("weights", directory, str(error)) from error
     token, token_id = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
@@ -172,9 +174,10 @@ def _bert(
     tokenizer: Any,
     max_length: int,
     class_names: Sequence[str],
+    size: str,
 ) -> Source:
     if directory is None:
-        written = _small_bert(tokenizer.get_vocab_size(), max_length)
+        written = _bert_sizes(size, tokenizer.get_vocab_size(), max_length)
     else:
         written = model_names.read_config(directory, name)
     base = {**written, **_labels(class_names)}
@@ -194,17 +197,23 @@ def _bert(
     return Source(name, model, prune_task.TEXT_CLASSIFICATION, architecture, config)
 
 
-def _small_bert(vocab_size: int, max_length: int) -> dict[str, Any]:
-    """Returns the config.json of a network that a CPU trains in minutes."""
+# Width, width inside the MLP, blocks, heads.
+_BERT_SIZES = {"small": (64, 128, 6, 4), "base": (768, 3072, 12, 12)}
+
+
+def _bert_sizes(size: str, vocab_size: int, max_length: int) -> dict[str, Any]:
+    """Returns a config.json: of BERT-base, or small, which a CPU trains in minutes."""
+    width, inside, layers, heads = _BERT_SIZES[size]
+    base = size == "base"
     return {
         "model_type": "bert",
-        "vocab_size": vocab_size,
-        "hidden_size": 64,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "intermediate_size": 128,
-        "max_position_embeddings": max_length,
-        "type_vocab_size": 1,
+        "vocab_size": 30522 if base else vocab_size,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inside,
+        "max_position_embeddings": 512 if base else max_length,
+        "type_vocab_size": 2 if base else 1,
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
     }
@@ -216,10 +225,11 @@ def _t5(
     tokenizer: Any,
     max_length: int,
     class_names: Sequence[str],
+    size: str,
 ) -> Source:
     del max_length, class_names  # relative positions, and answers in words
     if directory is None:
-        written, tensors = _small_t5(tokenizer.get_vocab_size()), None
+        written, tensors = _t5_sizes(size, tokenizer.get_vocab_size()), None
     else:
         written = model_names.read_config(directory, name)
         tensors = checkpoints.load_safetensors(directory)
@@ -237,18 +247,23 @@ def _t5(
     )
 
 
-def _small_t5(vocab_size: int) -> dict[str, Any]:
-    """Returns the config.json of a network that a CPU trains in minutes."""
+# Width, width of a head, width inside the MLP, blocks of each stack, heads.
+_T5_SIZES = {"small": (64, 16, 128, 4, 4), "base": (768, 64, 3072, 12, 12)}
+
+
+def _t5_sizes(size: str, vocab_size: int) -> dict[str, Any]:
+    """Returns a config.json: of T5-base, or small, which a CPU trains in minutes."""
+    width, of_head, inside, layers, heads = _T5_SIZES[size]
     return {
         "model_type": "t5",
         "is_encoder_decoder": True,
-        "vocab_size": vocab_size,
-        "d_model": 64,
-        "d_kv": 16,
-        "d_ff": 128,
-        "num_layers": 4,
-        "num_decoder_layers": 4,
-        "num_heads": 4,
+        "vocab_size": 32128 if size == "base" else vocab_size,
+        "d_model": width,
+        "d_kv": of_head,
+        "d_ff": inside,
+        "num_layers": layers,
+        "num_decoder_layers": layers,
+        "num_heads": heads,
         "pad_token_id": 0,
         "eos_token_id": 1,
         "decoder_start_token_id": 0,

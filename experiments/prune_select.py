@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import run_state
 from jaxprune import baselines, clusters, cost, plan, prunable
 from jaxprune.batches import MaskFn
 from jaxprune.prunable import Prunable, Variables
@@ -31,6 +32,8 @@ class Rule:
         token_masks: by stack, which tokens of a batch count; all by default.
         loss: after the repair that needs no gradients, for the score of that name.
         key: of the random choice.
+        given: blocks of the unpruned model that the user chose, by stack; they are
+            removed at once, and nothing else is.
     """
 
     score: str
@@ -41,6 +44,37 @@ class Rule:
     token_masks: Mapping[str, MaskFn]
     loss: LossFn
     key: jax.Array
+    given: Mapping[str, Sequence[int]] | None = None
+
+
+def given(entries: Sequence[str], model: Prunable) -> dict[str, tuple[int, ...]]:
+    """Returns the blocks that --remove names, by stack.
+
+    Args:
+        entries: `BLOCK`, or `STACK:BLOCK` where there are several stacks.
+        model: unpruned.
+
+    Raises:
+        run_state.UsageError: if there is no such block, or it must stay.
+    """
+    chosen: dict[str, list[int]] = {stack.name: [] for stack in model.stacks}
+    for entry in entries:
+        name, _, block = entry.rpartition(":")
+        if not name and len(chosen) == 1:
+            (name,) = chosen
+        if name not in chosen:
+            stacks = ", ".join(f"{stack}:{block}" for stack in chosen)
+            raise run_state.usage_error(
+                "remove", entry, f"say of which stack: {stacks}"
+            )
+        chosen[name].append(int(block))
+    for stack in model.stacks:
+        try:
+            plan.make_plan(stack, chosen[stack.name])
+        except ValueError as error:
+            value = ",".join(entries)
+            raise run_state.usage_error("remove", value, str(error)) from error
+    return {name: tuple(sorted(set(blocks))) for name, blocks in chosen.items()}
 
 
 def select(
@@ -51,6 +85,11 @@ def select(
     stride: int,
 ) -> dict[str, tuple[int, ...]]:
     """Returns the blocks to remove, by stack."""
+    if rule.given is not None:
+        return {
+            name: tuple(new for new, old in enumerate(kept) if old in rule.given[name])
+            for name, kept in model.structure.kept.items()
+        }
     chosen = {
         stack.name: _by_similarity(
             rule, model, stack, variables, matrices[stack.name], stride

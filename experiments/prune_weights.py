@@ -143,7 +143,8 @@ def read(source: Source, path: str, key: jax.Array) -> Weights:
             raise ValueError("a model of your own is read from a checkpoint directory")
         return _from_safetensors(source, source.architecture, path, like, key)
     except ValueError as error:
-        raise run_state.usage_error("weights", path, str(error)) from error
+        reason = str(error).removeprefix(f"{path!r} ")
+        raise run_state.usage_error("weights", path, reason) from error
 
 
 def _from_safetensors(

@@ -169,7 +169,8 @@ def load_network(
         value: str | int | None = path
         if "num_steps" in str(error):
             flag, value = "num_steps", num_steps
-        raise run_state.usage_error(flag, value, str(error)) from error
+        reason = str(error).removeprefix(f"{value}: ")
+        raise run_state.usage_error(flag, value, reason) from error
 
 
 def check(flag_values: flags.FlagValues) -> None:
@@ -178,6 +179,10 @@ def check(flag_values: flags.FlagValues) -> None:
     Raises:
         UsageError: naming the flag and what would be valid.
     """
+    if not flag_values.stages:
+        raise run_state.usage_error(
+            "stages", "", f"name at least one of {', '.join(STAGES)}"
+        )
     for stage in flag_values.stages:
         if stage not in STAGES:
             raise run_state.usage_error(

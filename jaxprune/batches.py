@@ -45,7 +45,7 @@ def pad_batches(
         drive a model out of its range), and a mask that is False for these.
 
     Raises:
-        ValueError: if a batch holds no arrays.
+        ValueError: if a batch holds no arrays, or no examples.
 
     >>> [mask.tolist() for _, mask in pad_batches([np.ones(3), np.ones(1)])]
     [[True, True, True], [True, False, False]]
@@ -53,6 +53,8 @@ def pad_batches(
     size = 0
     for inputs in batches:
         count = num_examples(inputs)
+        if not count:
+            raise ValueError("a batch holds no examples: leave it out")
         size = max(size, math.ceil(count / multiple) * multiple)
         missing = size - count
         mask = np.ones(count, bool)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,6 +91,10 @@ def quantize(
     """
     if fractional_bits < 0:
         raise ValueError(f"{fractional_bits=} must not be negative")
+    if len(weights) != len(thresholds):
+        raise ValueError(
+            f"weights of {len(weights)} layers, but thresholds of {len(thresholds)}"
+        )
     scale = 2**fractional_bits
     layers = []
     for depth, (weight, threshold) in enumerate(zip(weights, thresholds, strict=True)):
@@ -166,17 +171,22 @@ def load(
     """
     name = os.fspath(path)
     try:
+        if os.path.isfile(name) and not zipfile.is_zipfile(name):
+            # NumPy would take it for a pickle, and tell how to load that all the same.
+            raise zipfile.BadZipFile("no zip archive, or cut off")
         with np.load(name, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{name}: not a readable .npz of arrays ({error})") from None
     try:
         if "spec" in arrays:
             return _from_spec(arrays, num_steps)
         return _from_s4nn(arrays, num_steps, fractional_bits)
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ValueError(f"{name}: lacks {error}, which its spec needs") from error
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}") from error
 
 
@@ -211,10 +221,16 @@ def _describe(layer: Layer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerNetwork:
-    spec = json.loads(str(arrays["spec"]))
+    try:
+        spec = json.loads(str(arrays["spec"]))
+    except ValueError as error:
+        raise ValueError(f"its spec is no JSON ({error})") from error
     wanted = {"schema", "num_steps", "scale", "layers"}
     if not isinstance(spec, dict) or not wanted <= set(spec):
         raise ValueError(f"its spec is no network; it must name {sorted(wanted)}")
+    for key in ("schema", "num_steps"):
+        if not isinstance(spec[key], int):
+            raise ValueError(f"its spec has {key}={spec[key]!r}, not a whole number")
     if spec["schema"] > SCHEMA_VERSION:
         raise ValueError(
             f"schema {spec['schema']} is newer than {SCHEMA_VERSION}; update jaxsnn"

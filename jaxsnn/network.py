@@ -113,14 +113,16 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if not self.layers or not isinstance(self.layers[-1], Dense):
-            raise ValueError(f"{self.layers=} must end with a Dense layer of classes")
+            raise ValueError(
+                f"layers={self.layers} must end with a Dense layer of classes"
+            )
         if not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise ValueError(f"{self.threshold=} must be positive")
+            raise ValueError(f"threshold={self.threshold} must be positive")
         depth = sum(not isinstance(layer, EarliestPool2D) for layer in self.layers)
         if self.num_steps < depth + 2:
             raise ValueError(
-                f"{self.num_steps=} must be at least {depth + 2}: with {depth} layers "
-                "of neurons no output could spike before the last step"
+                f"num_steps={self.num_steps} must be at least {depth + 2}: with "
+                f"{depth} layers of neurons no output could spike before the last step"
             )
         for layer, fan in zip(self.neuron_layers, self.weight_shapes, strict=True):
             canonical(layer.response)

@@ -48,8 +48,8 @@ class RateConfig:
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 1 or self.num_steps < 1:
             raise ValueError(
-                f"{self.widths=} must be two or more positive numbers of neurons, and "
-                f"{self.num_steps=} positive"
+                f"widths={self.widths} must be two or more positive numbers, "
+                f"and num_steps={self.num_steps} positive"
             )
         low_precision.check_bits(self.weight_bits)
         if self.weight_bits == 0:

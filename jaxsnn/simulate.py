@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,10 +193,26 @@ def spike_steps(
 
 
 def output_steps(network: IntegerNetwork, inputs: jax.Array) -> jax.Array:
-    """Returns `[B, C]` int32 output spike steps of `[B, D]` inputs.
+    """Returns the output spikes of a batch: `spike_steps` for one fixed network.
 
-    The batched form of `spike_steps` for one fixed network; wrap it in `jax.jit`.
+    Args:
+      network: the network; static, so that a jitted function closes over it.
+      inputs: `[B, D]` integer spike steps.
+
+    Returns:
+      `[B, C]` int32; the prediction is the `argmin` over classes.
+
+    Raises:
+      AssertionError: when traced, inputs of another shape or not of integers.
+
+    >>> from jaxsnn.sat.spec import Dense
+    >>> layer = Dense(np.array([[2, -1], [-1, 2]]), np.array([1, 1]))
+    >>> network = IntegerNetwork((layer,), num_steps=8)
+    >>> jax.jit(lambda x: output_steps(network, x))(jnp.array([[1, 4]])).tolist()
+    [[2, 7]]
     """
+    chex.assert_shape(inputs, (None, network.num_inputs))
+    chex.assert_type(inputs, int)
     weights = device_weights(network)
 
     def one(example: jax.Array) -> jax.Array:

@@ -262,15 +262,15 @@ def config_from_hf(
     if head is Head.MASKED_LM:
         huggingface.require(config, {"tie_word_embeddings": (True,)})
     return BertConfig(
-        vocab_size=huggingface.number(config, "vocab_size"),
-        hidden_size=huggingface.number(config, "hidden_size"),
-        num_layers=huggingface.number(config, "num_hidden_layers"),
-        num_heads=huggingface.number(config, "num_attention_heads"),
-        intermediate_size=huggingface.number(config, "intermediate_size"),
-        max_positions=huggingface.number(config, "max_position_embeddings", 512),
-        num_token_types=huggingface.number(config, "type_vocab_size", 2),
+        vocab_size=huggingface.size(config, "vocab_size"),
+        hidden_size=huggingface.size(config, "hidden_size"),
+        num_layers=huggingface.size(config, "num_hidden_layers"),
+        num_heads=huggingface.size(config, "num_attention_heads"),
+        intermediate_size=huggingface.size(config, "intermediate_size"),
+        max_positions=huggingface.size(config, "max_position_embeddings", 512),
+        num_token_types=huggingface.size(config, "type_vocab_size", 2),
         norm_epsilon=huggingface.number(config, "layer_norm_eps", 1e-12),
-        activation=huggingface.number(config, "hidden_act", "gelu"),
+        activation=huggingface.value(config, "hidden_act", "gelu"),
         head=head,
         num_labels=num_labels or huggingface.num_labels(config),
     )

@@ -92,7 +92,7 @@ def config_from_hf(config: huggingface.JsonObject) -> DecoderConfig:
         ValueError: if it asks for something that is not done here.
     """
     huggingface.require(config, {"model_type": tuple(FAMILIES)})
-    family = huggingface.number(config, "model_type")
+    family = huggingface.value(config, "model_type")
     config = {"hidden_act": "silu", **DEFAULTS.get(family, {}), **config}
     activation = config.get("hidden_activation") or config["hidden_act"]
     huggingface.require(
@@ -105,22 +105,22 @@ def config_from_hf(config: huggingface.JsonObject) -> DecoderConfig:
             "layer_types": ([], ["full_attention"], ["sliding_attention"]),
         },
     )
-    num_heads = huggingface.number(config, "num_attention_heads")
-    hidden_size = huggingface.number(config, "hidden_size")
-    longest = huggingface.number(config, "max_position_embeddings")
+    num_heads = huggingface.size(config, "num_attention_heads")
+    hidden_size = huggingface.size(config, "hidden_size")
+    longest = huggingface.size(config, "max_position_embeddings")
     window = config.get("sliding_window")
     if window and config.get("use_sliding_window", family == "mistral"):
-        longest = min(longest, window)
+        longest = min(longest, huggingface.size(config, "sliding_window"))
     bias = bool(config.get("attention_bias"))
     implied = {"qkv_bias": bias, "output_bias": bias, **FAMILIES[family]}
     return DecoderConfig(
-        vocab_size=huggingface.number(config, "vocab_size"),
+        vocab_size=huggingface.size(config, "vocab_size"),
         hidden_size=hidden_size,
-        num_layers=huggingface.number(config, "num_hidden_layers"),
+        num_layers=huggingface.size(config, "num_hidden_layers"),
         num_heads=num_heads,
-        num_kv_heads=huggingface.number(config, "num_key_value_heads", num_heads),
-        head_dim=huggingface.number(config, "head_dim", hidden_size // num_heads),
-        intermediate_size=huggingface.number(config, "intermediate_size"),
+        num_kv_heads=huggingface.size(config, "num_key_value_heads", num_heads),
+        head_dim=huggingface.size(config, "head_dim", hidden_size // num_heads),
+        intermediate_size=huggingface.size(config, "intermediate_size"),
         max_positions=longest,
         norm_epsilon=huggingface.number(config, "rms_norm_eps", 1e-6),
         activation=activation,

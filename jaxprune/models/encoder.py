@@ -36,10 +36,10 @@ def check_sizes(
     Raises:
         ValueError: naming them.
     """
-    if num_layers < 1 or hidden_size % num_heads:
+    if min(num_layers, hidden_size, num_heads) < 1 or hidden_size % num_heads:
         raise ValueError(
             f"num_layers={num_layers} must be positive and hidden_size={hidden_size} "
-            f"a multiple of num_heads={num_heads}"
+            f"a positive multiple of num_heads={num_heads}"
         )
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)

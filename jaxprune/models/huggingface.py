@@ -1,6 +1,7 @@
 """Directories of Hugging Face models: read, and written again for pruned ones."""
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -87,18 +88,54 @@ def require(config: JsonObject, allowed: Mapping[str, Sequence[Any]]) -> None:
         raise ValueError(f"this configuration is not supported: {'; '.join(told)}")
 
 
-def number(config: JsonObject, key: str, default: Any = None) -> Any:
+def value(config: JsonObject, key: str, default: Any = None) -> Any:
     """Returns a value of a configuration; missing or null, the default.
 
     Raises:
         ValueError: if it has neither a value nor a default.
     """
-    value = config.get(key)
-    if value is None:
-        value = default
-    if value is None:
+    found = config.get(key)
+    if found is None:
+        found = default
+    if found is None:
         raise ValueError(f"the configuration has no {key!r}")
-    return value
+    return found
+
+
+def size(
+    config: JsonObject, key: str, default: int | None = None, *, least: int = 1
+) -> int:
+    """Returns a whole number of a configuration, `least` or more; see `value`.
+
+    Raises:
+        ValueError: also for anything else.
+
+    >>> size({"hidden_size": "768"}, "hidden_size")
+    Traceback (most recent call last):
+    ValueError: the configuration has hidden_size='768', not a whole number above 0
+    """
+    found = value(config, key, default)
+    if not isinstance(found, int) or isinstance(found, bool) or found < least:
+        raise ValueError(
+            f"the configuration has {key}={found!r}, not a whole number above "
+            f"{least - 1}"
+        )
+    return found
+
+
+def number(config: JsonObject, key: str, default: float | None = None) -> float:
+    """Returns a positive number of a configuration; see `value`.
+
+    Raises:
+        ValueError: also for anything else, NaN and infinity among it.
+    """
+    found = value(config, key, default)
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    if not is_number or not 0 < found < math.inf:
+        raise ValueError(
+            f"the configuration has {key}={found!r}, not a positive number"
+        )
+    return float(found)
 
 
 def num_labels(config: JsonObject) -> int:

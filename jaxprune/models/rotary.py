@@ -80,16 +80,17 @@ def from_hf(config: Mapping[str, Any]) -> Rotary:
         "partial_rotary_factor": (1.0,),
     }
     huggingface.require(told, allowed)
-    theta = scaling.get("rope_theta", config.get("rope_theta")) or 10000.0
+    told = {"rope_theta": scaling.get("rope_theta", config.get("rope_theta"))}
+    theta = huggingface.number(told, "rope_theta", 10000.0)
     if kind == "default":
         return Rotary(theta)
-    factor = float(huggingface.number(scaling, "factor"))
+    factor = huggingface.number(scaling, "factor")
     if kind == "linear":
         return Rotary(theta, factor)
     context = scaling.get("original_max_position_embeddings")
     band = (
-        float(huggingface.number(scaling, "low_freq_factor")),
-        float(huggingface.number(scaling, "high_freq_factor")),
-        int(context or huggingface.number(config, "max_position_embeddings")),
+        huggingface.number(scaling, "low_freq_factor"),
+        huggingface.number(scaling, "high_freq_factor"),
+        int(context or huggingface.size(config, "max_position_embeddings")),
     )
     return Rotary(theta, factor, band)

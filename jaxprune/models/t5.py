@@ -201,36 +201,36 @@ def config_from_hf(
             ),
         },
     )
-    end_id = huggingface.number(config, "eos_token_id", 1)
+    end_id = huggingface.value(config, "eos_token_id", 1)
     if not isinstance(end_id, int):
         raise ValueError(f"eos_token_id is {end_id}: only one token can end a sequence")
-    projection = huggingface.number(config, "feed_forward_proj", "relu")
+    projection = huggingface.value(config, "feed_forward_proj", "relu")
     # In T5, gelu is the approximate one.
     activation = "gelu_new" if projection == "gated-gelu" else projection.split("-")[-1]
     tied = config.get("tie_word_embeddings") is not False
-    scaled = huggingface.number(config, "scale_decoder_outputs", tied)
+    scaled = huggingface.value(config, "scale_decoder_outputs", tied)
     if tensors is not None:
         head = tensors.get("lm_head.weight")
         tied = head is None or np.array_equal(head, tensors.get("shared.weight", ()))
-    num_layers = huggingface.number(config, "num_layers")
+    num_layers = huggingface.size(config, "num_layers")
     return T5Config(
-        vocab_size=huggingface.number(config, "vocab_size"),
-        hidden_size=huggingface.number(config, "d_model"),
-        head_size=huggingface.number(config, "d_kv"),
-        intermediate_size=huggingface.number(config, "d_ff"),
+        vocab_size=huggingface.size(config, "vocab_size"),
+        hidden_size=huggingface.size(config, "d_model"),
+        head_size=huggingface.size(config, "d_kv"),
+        intermediate_size=huggingface.size(config, "d_ff"),
         num_encoder_layers=num_layers,
-        num_decoder_layers=huggingface.number(config, "num_decoder_layers", num_layers),
-        num_heads=huggingface.number(config, "num_heads"),
-        num_buckets=huggingface.number(config, "relative_attention_num_buckets", 32),
-        max_distance=huggingface.number(config, "relative_attention_max_distance", 128),
+        num_decoder_layers=huggingface.size(config, "num_decoder_layers", num_layers),
+        num_heads=huggingface.size(config, "num_heads"),
+        num_buckets=huggingface.size(config, "relative_attention_num_buckets", 32),
+        max_distance=huggingface.size(config, "relative_attention_max_distance", 128),
         norm_epsilon=huggingface.number(config, "layer_norm_epsilon", 1e-6),
         activation=activation,
         gated=projection.startswith("gated-"),
         tied_head=tied,
         scaled_head=scaled,
-        pad_id=huggingface.number(config, "pad_token_id", 0),
+        pad_id=huggingface.size(config, "pad_token_id", 0, least=0),
         end_id=end_id,
-        start_id=huggingface.number(config, "decoder_start_token_id", 0),
+        start_id=huggingface.size(config, "decoder_start_token_id", 0, least=0),
     )
 
 

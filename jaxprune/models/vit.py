@@ -210,18 +210,20 @@ def config_from_hf(
             "hidden_act": tuple(encoder.ACTIVATIONS),
         },
     )
-    size = huggingface.number(config, "image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
+    sides = config.get("image_size")
+    if not isinstance(sides, list | tuple):
+        sides = [huggingface.size(config, "image_size", 224)] * 2
+    height, width = sides
     return ViTConfig(
-        image_shape=(height, width, huggingface.number(config, "num_channels", 3)),
-        patch_size=huggingface.number(config, "patch_size", 16),
-        hidden_size=huggingface.number(config, "hidden_size"),
-        num_layers=huggingface.number(config, "num_hidden_layers"),
-        num_heads=huggingface.number(config, "num_attention_heads"),
-        intermediate_size=huggingface.number(config, "intermediate_size"),
+        image_shape=(height, width, huggingface.size(config, "num_channels", 3)),
+        patch_size=huggingface.size(config, "patch_size", 16),
+        hidden_size=huggingface.size(config, "hidden_size"),
+        num_layers=huggingface.size(config, "num_hidden_layers"),
+        num_heads=huggingface.size(config, "num_attention_heads"),
+        intermediate_size=huggingface.size(config, "intermediate_size"),
         norm_epsilon=huggingface.number(config, "layer_norm_eps", 1e-12),
-        activation=huggingface.number(config, "hidden_act", "gelu"),
-        qkv_bias=huggingface.number(config, "qkv_bias", True),
+        activation=huggingface.value(config, "hidden_act", "gelu"),
+        qkv_bias=huggingface.value(config, "qkv_bias", True),
         num_classes=num_classes or huggingface.num_labels(config),
     )
 

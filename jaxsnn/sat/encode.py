@@ -139,9 +139,10 @@ def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
       ones are implied by their assumption.
 
     Raises:
-      ValueError: queries that are not nested.
+      ValueError: queries that are not nested, or not about this network.
     """
     _check_nested(queries)
+    queries[-1].check_fits(network)
     widest = queries[-1]
     problem = Problem()
     encoders = _runs(problem, network, widest)

@@ -13,20 +13,36 @@ import enum
 import numpy as np
 
 from jaxsnn.sat.requirement import Latency, Requirement, Robust, Tie
+from jaxsnn.sat.spec import IntegerNetwork
 
 
 class Verdict(enum.Enum):
-    """The answer to a query; never a boolean."""
+    """The answer to a query; never a boolean.
 
-    ROBUST = "robust"  # proved: no admissible input changes the decision
-    FALSIFIED = "falsified"  # an admissible input that does was replayed
-    UNKNOWN = "unknown"  # the stages that ran could not decide
-    TIMEOUT = "timeout"  # the time ran out; more might decide
-    ERROR = "error"  # a stage failed; the message says how
+    Attributes:
+      ROBUST: proved: no admissible input changes the decision.
+      FALSIFIED: an admissible input that does was replayed.
+      UNKNOWN: the stages that ran could not decide.
+      TIMEOUT: the time ran out; more might decide.
+      ERROR: a stage failed; the message says how.
+    """
+
+    ROBUST = "robust"
+    FALSIFIED = "falsified"
+    UNKNOWN = "unknown"
+    TIMEOUT = "timeout"
+    ERROR = "error"
 
 
 class Stage(enum.Enum):
-    """The part of the cascade that decided."""
+    """The part of the cascade that decided.
+
+    Attributes:
+      CLEAN: the unperturbed input breaks the requirement already, such as by a tie.
+      ATTACK: a search for counterexamples.
+      BOUNDS: intervals of spike times.
+      SOLVE: a complete solver.
+    """
 
     CLEAN = "clean"
     ATTACK = "attack"
@@ -53,6 +69,15 @@ class Query:
       max_inserted: so many silent inputs may fail by spiking at any step.
       silent_step: `T - 1`, the forced spike; None where no input may fail.
       requires: what must hold of the outputs.
+
+    Raises:
+      ValueError: arrays of different lengths or not of integers, a window without its
+        unperturbed step, negative budgets, or options without a meaning together.
+
+    >>> steps = np.array([1, 4])
+    >>> query = Query(steps, low=steps - 1, high=steps + 1, label=0, max_changed=1)
+    >>> query.admits(np.array([1, 3])), query.admits(np.array([0, 3]))
+    (True, False)
     """
 
     spike_steps: np.ndarray
@@ -70,8 +95,7 @@ class Query:
 
     def __post_init__(self) -> None:
         steps, low, high = (
-            np.asarray(value, dtype=np.int64)
-            for value in (self.spike_steps, self.low, self.high)
+            _whole(name, getattr(self, name)) for name in ("spike_steps", "low", "high")
         )
         if not steps.shape == low.shape == high.shape or steps.ndim != 1:
             raise ValueError(
@@ -101,6 +125,36 @@ class Query:
             )
         for name, value in (("spike_steps", steps), ("low", low), ("high", high)):
             object.__setattr__(self, name, value)
+
+    def check_fits(self, network: IntegerNetwork) -> None:
+        """Checks that this query is about such a network.
+
+        Raises:
+          ValueError: another number of inputs, steps outside `0 .. T-1`, or a class
+            that the network has not.
+        """
+        if len(self.spike_steps) != network.num_inputs:
+            raise ValueError(
+                f"the query is about {len(self.spike_steps)} inputs, the network has "
+                f"{network.num_inputs}"
+            )
+        last = network.num_steps - 1
+        if (self.low < 0).any() or (self.high > last).any():
+            raise ValueError(
+                f"windows reach from step {self.low.min()} to {self.high.max()}, the "
+                f"network has the steps 0 to {last}"
+            )
+        if self.silent_step not in (None, last):
+            raise ValueError(
+                f"silent_step={self.silent_step} must be {last}, the network's last"
+            )
+        for name in ("label", "target"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < network.num_classes:
+                raise ValueError(
+                    f"{name}={value} must be one of the classes 0 to "
+                    f"{network.num_classes - 1}"
+                )
 
     @property
     def can_drop(self) -> np.ndarray:
@@ -206,6 +260,13 @@ class Result:
     message: str | None = None
 
 
+def _whole(name: str, steps: np.ndarray) -> np.ndarray:
+    array = np.asarray(steps)
+    if array.dtype.kind not in "iu" and (array % 1 != 0).any():
+        raise ValueError(f"{name} holds {array[array % 1 != 0][0]}, which is no step")
+    return array.astype(np.int64)
+
+
 def window_ball(
     spike_steps: np.ndarray, radius: int, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -223,18 +284,48 @@ def window_ball(
 def linf_query(
     spike_steps: np.ndarray, label: int, radius: int, num_steps: int
 ) -> Query:
-    """Every input moves by at most `radius` steps."""
+    """Returns the question whether a decision stands in an L-infinity ball.
+
+    Args:
+      spike_steps: `[D]` the input.
+      label: the class whose decision must stand.
+      radius: every input moves by at most so many steps.
+      num_steps: `T`; steps stay in `0 .. T-1`.
+
+    Raises:
+      ValueError: a negative radius, or spike steps outside `0 .. T-1`.
+
+    >>> query = linf_query(np.array([0, 2]), label=1, radius=1, num_steps=4)
+    >>> query.low, query.high
+    (array([0, 1]), array([1, 3]))
+    """
     low, high = window_ball(spike_steps, radius, num_steps)
     return Query(spike_steps, low, high, label)
 
 
 def l1_query(spike_steps: np.ndarray, label: int, radius: int, num_steps: int) -> Query:
-    """All inputs together move by at most `radius` steps (arXiv 2408.10900)."""
+    """Returns the question whether a decision stands in an L1 ball (arXiv 2408.10900).
+
+    Arguments as of `linf_query`, but for `radius`: all inputs together move by at most
+    so many steps.
+
+    >>> query = l1_query(np.array([1, 2]), label=1, radius=2, num_steps=8)
+    >>> query.admits(np.array([2, 3])), query.admits(np.array([3, 3]))
+    (True, False)
+    """
     low, high = window_ball(spike_steps, radius, num_steps)
     return Query(spike_steps, low, high, label, max_total_shift=radius)
 
 
 def l0_query(spike_steps: np.ndarray, label: int, radius: int, num_steps: int) -> Query:
-    """At most `radius` inputs move, anywhere."""
+    """Returns the question whether a decision stands in an L0 ball.
+
+    Arguments as of `linf_query`, but for `radius`: at most so many inputs move, and
+    they may move to any step.
+
+    >>> query = l0_query(np.array([1, 2]), label=1, radius=1, num_steps=8)
+    >>> query.admits(np.array([7, 2])), query.admits(np.array([2, 3]))
+    (True, False)
+    """
     low, high = window_ball(spike_steps, num_steps, num_steps)
     return Query(spike_steps, low, high, label, max_changed=radius)

@@ -144,6 +144,7 @@ def climb(
         return Radius(robust, breaking, dataclasses.replace(result, seconds=elapsed))
 
     steps = family.spike_steps
+    family.query(0).check_fits(network)
     if replay.falsifies(network, family.query(0), steps):
         clean = Result(Verdict.FALSIFIED, Stage.CLEAN, counterexample=steps)
         yield known(-1, 0, clean)

@@ -108,7 +108,7 @@ class RateNetwork:
         if not self.layers or self.num_steps < 1:
             raise ValueError("a network needs at least one layer and one step")
         if self.leak.bits < 0 or not 0 <= self.leak.numerator <= 2**self.leak.bits:
-            raise ValueError(f"{self.leak=} must be a fraction in [0, 1]")
+            raise ValueError(f"leak={self.leak} must be a fraction in [0, 1]")
         # What every input at every step, or its absence, could add up to.
         largest = sum(abs(int(factor)) for factor in self.factors(self.num_steps - 1))
         for depth, layer in enumerate(self.layers):

@@ -4,12 +4,12 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
-from jaxsnn.sat import backends, rate
-from jaxsnn.sat.backends import Answer, Session, Status
+from jaxsnn.sat import rate
+from jaxsnn.sat.backends import Answer, Status
 from jaxsnn.sat.query import Result, Stage, Verdict
 from jaxsnn.sat.rate import RateNetwork, RateQuery
 from jaxsnn.sat.rate_encode import RateEncoding, decided, encode, propagate
-from jaxsnn.sat.solve import take_turns
+from jaxsnn.sat.solve import solver_sessions, take_turns
 
 
 def solve_each(
@@ -34,14 +34,9 @@ def solve_each(
       ValueError: an unknown backend, or queries that are not nested.
       RuntimeError: a solver's model that does not replay; a defect of the program.
     """
-    for wanted in names:
-        if wanted not in backends.BACKENDS:
-            known = ", ".join(backends.BACKENDS)
-            raise ValueError(f"backend {wanted!r} is not one of {known}")
     encoding: RateEncoding | None = None
-    sessions: dict[str, Session] = {}
     found: Result | None = None
-    try:
+    with solver_sessions(names) as sessions:
         for index, query in enumerate(queries):
             started = time.monotonic()
             if found is not None:  # a wider ball holds the same counterexample
@@ -62,9 +57,6 @@ def solve_each(
             result = dataclasses.replace(result, seconds=elapsed)
             found = result if result.verdict is Verdict.FALSIFIED else None
             yield result
-    finally:
-        for session in sessions.values():
-            session.close()
 
 
 def _without_solver(network: RateNetwork, query: RateQuery) -> Result | None:

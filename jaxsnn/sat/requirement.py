@@ -18,11 +18,16 @@ class Tie(enum.Enum):
     Between two networks the readings are: the same classes are first (adversarial),
     the same class is first with the lowest index (argmin), some class is first in
     both (S4NN).
+
+    Attributes:
+      ADVERSARIAL: another output at the same step is a failure.
+      ARGMIN: the lowest index wins.
+      S4NN: the predicted class among the first is enough.
     """
 
-    ADVERSARIAL = "adversarial"  # another output at the same step is a failure
-    ARGMIN = "argmin"  # the lowest index wins
-    S4NN = "s4nn"  # the predicted class among the first is enough
+    ADVERSARIAL = "adversarial"
+    ARGMIN = "argmin"
+    S4NN = "s4nn"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ fastest, so these two get the longer turns; clauses come last, as writing them t
 seconds where the query is large.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
@@ -28,7 +29,30 @@ def solve(
     seconds: float,
     names: Sequence[str] = ("pysat",),
 ) -> list[Result]:
-    """Returns the results of `solve_each` together."""
+    """Decides nested queries about one input; returns the results of `solve_each`.
+
+    Args:
+      network: the network.
+      queries: nested, the narrowest first (see `encode`).
+      seconds: wall-clock limit of each query; encoding counts towards the first.
+      names: backends, keys of `jaxsnn.sat.backends.BACKENDS`; more than one take turns.
+
+    Returns:
+      One result a query; see `solve_each` for what they guarantee.
+
+    Raises:
+      ValueError: an unknown backend, one that is not installed, queries that are not
+        nested, or not about this network.
+
+    >>> import numpy as np
+    >>> from jaxsnn.sat.query import linf_query
+    >>> from jaxsnn.sat.spec import Dense
+    >>> layer = Dense(np.array([[3, -1], [-1, 3]]), np.array([1, 1]))
+    >>> network = IntegerNetwork((layer,), num_steps=8)
+    >>> queries = [linf_query(np.array([1, 4]), 0, radius, 8) for radius in (1, 2)]
+    >>> [result.verdict.value for result in solve(network, queries, seconds=10.0)]
+    ['robust', 'falsified']
+    """
     return list(solve_each(network, queries, seconds, names))
 
 
@@ -51,15 +75,10 @@ def solve_each(
       ValueError: as `solve`.
       RuntimeError: a solver's model that does not replay; a defect of the program.
     """
-    for name in names:
-        if name not in backends.BACKENDS:
-            known = ", ".join(backends.BACKENDS)
-            raise ValueError(f"backend {name!r} is not one of {known}")
     started = time.monotonic()
-    encoding = encode(network, queries)
-    sessions: dict[str, Session] = {}
-    result: Result | None = None
-    try:
+    with solver_sessions(names) as sessions:
+        encoding = encode(network, queries)
+        result: Result | None = None
         for index in range(len(queries)):
             if result is not None and result.verdict is Verdict.FALSIFIED:
                 yield _inherit(result)
@@ -75,6 +94,25 @@ def solve_each(
             result = _judge(network, encoding, index, solver, answer, elapsed)
             yield result
             started = time.monotonic()
+
+
+@contextlib.contextmanager
+def solver_sessions(names: Sequence[str]) -> Iterator[dict[str, Session]]:
+    """Yields the solvers begun so far, none, for `take_turns`; closes them in the end.
+
+    Args:
+      names: backends that will take turns.
+
+    Raises:
+      ValueError: no backend, or an unknown one.
+    """
+    for name in names or ("",):
+        if name not in backends.BACKENDS:
+            known = ", ".join(backends.BACKENDS)
+            raise ValueError(f"backend {name!r} is not one of {known}")
+    sessions: dict[str, Session] = {}
+    try:
+        yield sessions
     finally:
         for session in sessions.values():
             session.close()

@@ -188,7 +188,7 @@ class Conv2D:
                 f"kernel {kernel.shape} does not fit input {self.input_shape} "
                 f"and {len(thresholds)} thresholds"
             )
-        if min(self.output_shape) < 1 or min(self.strides) < 1:
+        if min(self.strides) < 1 or min(self.output_shape) < 1:
             raise ValueError(
                 f"kernel {kernel.shape} with strides {self.strides} leaves nothing of "
                 f"input {self.input_shape}"
@@ -274,7 +274,7 @@ class EarliestPool2D:
     delay: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if min(self.output_shape) < 1 or min(self.window + self.strides) < 1:
+        if min(self.window + self.strides) < 1 or min(self.output_shape) < 1:
             raise ValueError(
                 f"window {self.window} with strides {self.strides} leaves nothing of "
                 f"input {self.input_shape}"
@@ -338,7 +338,7 @@ class IntegerNetwork:
         if not self.layers:
             raise ValueError("a network needs at least one layer")
         if self.num_steps < 2:
-            raise ValueError(f"{self.num_steps=} must be at least 2")
+            raise ValueError(f"num_steps={self.num_steps} must be at least 2")
         for depth in range(1, len(self.layers)):
             before, after = self.layers[depth - 1], self.layers[depth]
             if before.num_outputs != after.num_inputs:

@@ -60,6 +60,9 @@ class CascadeConfig:
             )
         if not self.backends:
             object.__setattr__(self, "backends", backends.portfolio())
+        if unknown := [name for name in self.backends if name not in backends.BACKENDS]:
+            known = ", ".join(backends.BACKENDS)
+            raise ValueError(f"backends {unknown} are not among {known}")
 
 
 class Decision(NamedTuple):
@@ -96,8 +99,12 @@ def verify(
       counterexample that the reference simulator confirmed.
 
     Raises:
-      ValueError: samples with different numbers of queries or different budgets.
+      ValueError: samples with different numbers of queries or different budgets, or
+        queries that are not about this network.
     """
+    for queries in samples:
+        for query in queries:
+            query.check_fits(network)
     engine: general.GeneralStages | BatchedStages
     if any(general.is_general(query) for queries in samples for query in queries):
         engine = general.GeneralStages(

@@ -129,6 +129,14 @@ def test_damaged_idx_file_is_named(damage, mnist_dir):
         data.load("mnist", "train", mnist_dir)
 
 
+def test_labels_of_no_class_are_refused(mnist_dir):
+    labels = np.array([5, 0, 4, 1, 9, 10])
+    write_idx(mnist_dir / "train-labels-idx1-ubyte.gz", labels)
+    told = r"labels-idx1-ubyte\.gz: is damaged \(label 10 of 10 classes\)"
+    with pytest.raises(ValueError, match=told):
+        data.load("mnist", "train", mnist_dir)
+
+
 def test_unequal_numbers_of_images_and_labels_are_refused(mnist_dir):
     write_idx(mnist_dir / "train-labels-idx1-ubyte.gz", np.arange(5))
     with pytest.raises(ValueError, match="6 images but 5 labels"):
@@ -167,6 +175,21 @@ def test_texts_keep_their_words(tmp_path):
     assert data.load("sst2", "validation", tmp_path, limit=1).texts == ("fine ; film",)
     with pytest.raises(ValueError, match=r"dev\.tsv: is damaged \(line 3"):
         data.load("sst2", "validation", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"text;label\n\xff;joy\n", r"val\.txt: is damaged \('utf-8' codec"),
+        (b"text;label\n" + b"x" * 200_000 + b";joy\n", r"val\.txt: is damaged \(field"),
+        (b"text;label\n", "holds no example of --dataset=emotion, validation"),
+        (b"", "holds no example"),
+    ],
+)
+def test_damaged_and_empty_texts_are_told(content, told, tmp_path):
+    (tmp_path / "val.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        data.load("emotion", "validation", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ def test_weights_of_another_kind_are_told(tmp_path):
     assert "must be a directory with config.json" in told()
     (tmp_path / "config.json").write_text("{")
     assert "config.json cannot be read" in told()
+    (tmp_path / "config.json").write_text("[1]")
+    assert "config.json names no model_type" in told()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     assert "holds a model of type 'gpt2', not 'bert'" in told()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))

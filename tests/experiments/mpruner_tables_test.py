@@ -96,8 +96,14 @@ def test_a_line_says_what_was_lost():
 
 def test_what_is_done_is_not_run_again(tmp_path, monkeypatch):
     json_files.write_json_atomic(tmp_path / "report.json", {"done": 1})
-    monkeypatch.setattr(mpruner_tables.subprocess, "run", _fail)
+    monkeypatch.setattr(mpruner_tables.subprocess, "Popen", _fail)
     assert mpruner_tables.prune(tmp_path, []) == {"done": 1}
+
+
+def test_a_run_that_fails_is_told_with_its_last_words(tmp_path, capfd):
+    with pytest.raises(RuntimeError, match="--dataset=digts: "):
+        mpruner_tables.prune(tmp_path, ["--model=bert", "--dataset=digts"])
+    assert "--dataset=digts" in capfd.readouterr().err
 
 
 def test_tables_of_other_groups_stay(tmp_path, monkeypatch):

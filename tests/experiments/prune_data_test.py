@@ -59,6 +59,7 @@ def test_few_training_examples_are_drawn_from_all(emotion):
             num_calibration=5,
             num_selection=6,
             num_training=num_training,
+            num_certificate=num_training,
             trained_elsewhere=True,
             needs_training=True,
         )
@@ -67,7 +68,11 @@ def test_few_training_examples_are_drawn_from_all(emotion):
     drawn = few.training.inputs.tolist()
     assert drawn == all_of_them.training.inputs.tolist()[:8] != list(range(8))
     assert few.calibration.inputs.tolist() == drawn[:5]
+    assert (
+        few.certificate.inputs.tolist() == all_of_them.certificate.inputs.tolist()[:8]
+    )
     assert len(load(100).training) == 20
+    assert len(load(100).certificate) == 14
 
 
 @pytest.mark.parametrize("trained_elsewhere", [True, False])

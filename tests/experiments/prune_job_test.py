@@ -15,6 +15,7 @@ STACK = prune_model_test.STACK
 DEFAULTS = {
     "model": OWN,
     "weights": None,
+    "size": "small",
     "dataset": "digits",
     "data_dir": None,
     "threshold": 0.3,
@@ -27,6 +28,7 @@ DEFAULTS = {
     "score": "cka",
     "clusters": "anchored",
     "block_cost": "parameters",
+    "remove": (),
     "noise_permutations": 0,
     "train_epochs": 2,
     "finetune_epochs": 0,
@@ -40,6 +42,7 @@ DEFAULTS = {
     "calibration_examples": 64,
     "selection_examples": 100,
     "training_examples": None,
+    "certificate_examples": None,
     "seed": 0,
 }
 
@@ -82,6 +85,17 @@ def test_stride_two_keeps_every_second_of_a_cluster(base, tmp_path):
     report = prune(tmp_path / "run", weights=base, stride=2)
     assert report["rounds"][0]["removed"] == {STACK: [1]}
     assert report["pruned"]["kept_blocks"][STACK] == [0, 2]
+
+
+def test_the_blocks_that_are_named_go_and_no_others(base, tmp_path):
+    """Also where they are alike to none."""
+    report = prune(
+        tmp_path / "run", weights=base, threshold=1.0, remove=("2",), max_rounds=None
+    )
+    (attempt,) = report["rounds"]
+    assert attempt["removed"] == {STACK: [2]}
+    assert attempt["accepted"]
+    assert report["pruned"]["kept_blocks"][STACK] == [0, 1]
 
 
 def test_optimal_clusters_need_all_pairs_to_be_alike(base, tmp_path):

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import prune_select
+from experiments import prune_select, run_state
 from jaxprune import cost
-from jaxprune.models import resnet
+from jaxprune.models import resnet, t5
 
 CONFIG = resnet.ResNetConfig((4,), (4,), num_classes=3, image_shape=(6, 6, 1))
 
@@ -53,3 +53,17 @@ def test_measured_latency_decides_where_plans_exclude_each_other(
     monkeypatch.setattr(cost, "block_latencies", lambda *_: milliseconds)
     found = select(monkeypatch, matrix, clusters="optimal", block_cost="latency")
     assert found == removed
+
+
+def test_given_blocks_are_told_by_stack():
+    writer = t5.prunable_t5(t5.tiny_config(vocab_size=9))
+    named = prune_select.given(("decoder:3", "encoder:1", "decoder:2"), writer)
+    assert named == {"encoder": (1,), "decoder": (2, 3)}
+    single = resnet.prunable_resnet(CONFIG)
+    assert prune_select.given(("3", "1"), single) == {resnet.STACK: (1, 3)}
+    with pytest.raises(run_state.UsageError, match="--remove=1: say of which stack"):
+        prune_select.given(("1",), writer)
+    with pytest.raises(run_state.UsageError, match="--remove=4: cannot remove"):
+        prune_select.given(("4",), single)
+    with pytest.raises(run_state.UsageError, match="--remove=encoder:0: "):
+        prune_select.given(("encoder:0",), writer)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from experiments import (
     run_state,
     text_tokenizers,
 )
+from jaxprune import cost
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -144,3 +146,15 @@ def test_transformers_reads_the_tokenizers_made_here(name, tmp_path):
     json_files.write_json_atomic(tmp_path / "config.json", {"model_type": name})
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert theirs("b a x")["input_ids"] == made.encode("b a x").ids
+
+
+@pytest.mark.parametrize(
+    ("name", "params"), [("bert", 109_486_854), ("t5", 222_903_552)]
+)
+def test_base_is_the_published_size(name, params):
+    tokenizer = text_tokenizers.make(name, ["joy joy anger anger"])
+    source = prune_models.for_texts(
+        name, None, tokenizer, 32, data.class_names("emotion"), "base"
+    )
+    shapes = jax.eval_shape(source.model.init, jax.random.key(0))
+    assert cost.count_parameters(shapes["params"]) == params

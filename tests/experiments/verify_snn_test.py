@@ -179,6 +179,7 @@ def test_exact_radii_agree_with_single_queries(network_file, tmp_path):
         (["--norm=pixel", "--radius=nan"], "nan"),
         (["--timeout_s=0"], "timeout_s"),
         (["--stages=guess"], "guess"),
+        (["--stages="], "stages"),
         (["--backend=kissat"], "kissat"),
         (["--num_steps=12"], "12"),
         (["--shard=1"], "shard"),

@@ -24,3 +24,8 @@ def test_token_masks_are_padded_too():
 def test_batch_without_arrays():
     with pytest.raises(ValueError, match="holds no arrays"):
         list(pad_batches([()]))
+
+
+def test_batch_without_examples():
+    with pytest.raises(ValueError, match="holds no examples"):
+        list(pad_batches([np.ones((3, 2)), np.ones((0, 2))]))

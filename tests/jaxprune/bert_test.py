@@ -278,7 +278,10 @@ def test_configurations_in_and_out():
         ({"hidden_act": "selu"}, "hidden_act is 'selu', not 'gelu' or"),
         ({"architectures": ["BertForTokenClassification"]}, "no head for architecture"),
         ({"vocab_size": None}, "the configuration has no 'vocab_size'"),
-        ({"num_attention_heads": 3}, "hidden_size=8 a multiple of num_heads=3"),
+        (
+            {"num_attention_heads": 3},
+            "hidden_size=8 a positive multiple of num_heads=3",
+        ),
     ],
 )
 def test_configurations_that_are_not_supported(change, message):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -26,6 +27,21 @@ def test_what_is_no_directory_of_a_model_is_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no file \*\.safetensors"):
         huggingface.read_directory(tmp_path)
+
+
+@pytest.mark.parametrize("found", ["8", 8.5, 0, -8, True, [8]])
+def test_sizes_are_positive_whole_numbers(found):
+    with pytest.raises(ValueError, match=r"has hidden_size=.*not a whole number above"):
+        huggingface.size({"hidden_size": found}, "hidden_size")
+    assert huggingface.size({"hidden_size": None}, "hidden_size", 8) == 8
+    assert huggingface.size({"pad_token_id": 0}, "pad_token_id", least=0) == 0
+
+
+@pytest.mark.parametrize("found", ["1e-6", 0, -1e-6, math.nan, math.inf, False])
+def test_numbers_are_positive_and_finite(found):
+    with pytest.raises(ValueError, match=r"has eps=.*not a positive number"):
+        huggingface.number({"eps": found}, "eps")
+    assert huggingface.number({"eps": 1}, "eps") == 1.0
 
 
 def test_only_the_files_that_the_index_lists_are_read(tmp_path):

@@ -353,10 +353,10 @@ def test_configurations_are_read_and_written():
         ({"architectures": ["T5EncoderModel"]}, "architectures is"),
         ({"d_model": None}, "the configuration has no 'd_model'"),
         ({"feed_forward_proj": "gated-tanh"}, "activation='tanh' is none of"),
-        ({"num_layers": 0}, "num_layers=0 must be positive"),
+        ({"num_layers": 0}, "num_layers=0, not a whole number above 0"),
         ({"relative_attention_max_distance": 2}, "max_distance=2 must be above"),
         ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\]"),
-        ({"pad_token_id": -1}, "pad_id=-1 is not a token of vocab_size="),
+        ({"pad_token_id": 100}, "pad_id=100 is not a token of vocab_size=12"),
     ],
 )
 def test_configurations_that_are_not_supported_are_refused(changes, told):

@@ -97,12 +97,42 @@ def test_missing_foreign_and_future_files(tmp_path):
         integer.load(tmp_path / "absent.npz", 8)
     text = tmp_path / "text.npz"
     text.write_text("not an archive")
-    with pytest.raises(ValueError, match="not a readable"):
+    # NumPy's own message tells how to load it as a pickle.
+    with pytest.raises(ValueError, match=r"not a readable \.npz of arrays \(no zip"):
         integer.load(text, 8)
     path = tmp_path / "network.npz"
     integer.save(path, conv_network())
     with pytest.raises(ValueError, match="num_steps is 9 there, not 8"):
         integer.load(path, num_steps=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spec": "{"}, r"broken\.npz: its spec is no JSON"),
+        ({"num_steps": "8"}, "num_steps='8', not a whole number"),
+        ({"layers": [{}]}, "lacks 'kind', which its spec needs"),
+        (
+            {
+                "layers": [
+                    {
+                        "kind": "earliest_pool2d",
+                        "input_shape": [4, 4, 1],
+                        "window": [2, 2],
+                        "strides": [0, 1],
+                    }
+                ]
+            },
+            r"window \(2, 2\) with strides \(0, 1\) leaves nothing",
+        ),
+    ],
+)
+def test_specs_that_are_none_name_the_fault(tmp_path, change, message):
+    spec = {"schema": 1, "num_steps": 8, "scale": 1.0, "layers": [{"kind": "dense"}]}
+    text = change["spec"] if "spec" in change else json.dumps(spec | change)
+    np.savez(tmp_path / "broken.npz", spec=np.array(text))
+    with pytest.raises(ValueError, match=message):
+        integer.load(tmp_path / "broken.npz")
 
 
 def test_pickled_objects_are_refused(tmp_path):
