@@ -120,7 +120,7 @@ class Block(nn.Module):
         y = encoder.SelfAttention(config.num_heads, name="attention")(x, mask)
         x = encoder.layer_norm(config.norm_epsilon, "attention_norm")(x + y)
         x = x + encoder.Mlp(config.intermediate_size, config.activation, name="mlp")(x)
-        encoder.tell(self, "total", x)
+        encoder.sow(self, "total", x)
         x = encoder.layer_norm(config.norm_epsilon, "mlp_norm")(x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
@@ -155,7 +155,7 @@ class Bert(nn.Module):
             + positions(jnp.arange(length))[None]
         )
         x = encoder.layer_norm(config.norm_epsilon, "embeddings_norm")(x)
-        encoder.tell(self, "entered", (x, mask))
+        encoder.sow(self, "entered", (x, mask))
         x = blocks.run(
             lambda **options: Block(config, **options),
             config.num_layers,

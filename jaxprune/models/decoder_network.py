@@ -180,9 +180,9 @@ class Block(nn.Module):
         y = encoder.ACTIVATIONS[config.activation](gate) * linear(
             config.intermediate_size, "up"
         )(y)
-        encoder.tell(self, "features", y)
+        encoder.sow(self, "features", y)
         x = x + linear(config.hidden_size, "down")(y)
-        encoder.tell(self, "total", x)
+        encoder.sow(self, "total", x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
 
@@ -223,7 +223,7 @@ class Decoder(nn.Module):
         x = embed(text.token_ids)
         if config.scale_embeddings:
             x = x * jnp.sqrt(jnp.asarray(config.hidden_size, x.dtype))
-        encoder.tell(self, "entered", (x, positions, mask, write_at))
+        encoder.sow(self, "entered", (x, positions, mask, write_at))
         x = blocks.run(
             lambda **options: Block(config, **options),
             config.num_layers,

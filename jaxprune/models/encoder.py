@@ -9,8 +9,8 @@ import jax
 
 Array = jax.Array
 
-# Collection of what modules tell about themselves, see `transformer_refit`.
-TOLD = "told"
+# Collection of what `transformer_refit` reads from a pass through the network.
+REFIT = "refit"
 
 # Named as in published configurations.
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -22,10 +22,10 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def tell(module: nn.Module, name: str, value: Any) -> None:
-    """Lets a value be seen by those who ask for `TOLD`; others pay nothing for it."""
+def sow(module: nn.Module, name: str, value: Any) -> None:
+    """Keeps a value in the collection `REFIT`, for those who make it mutable."""
     if not module.is_initializing():
-        module.sow(TOLD, name, value)
+        module.sow(REFIT, name, value)
 
 
 def check_sizes(
@@ -88,5 +88,5 @@ class Mlp(nn.Module):
         """Maps `[B, S, D]` to the same."""
         y = nn.Dense(self.intermediate_size, name="hidden")(x)
         y = ACTIVATIONS[self.activation](y)
-        tell(self, "features", y)
+        sow(self, "features", y)
         return nn.Dense(x.shape[-1], name="output")(y)

@@ -1,7 +1,7 @@
 """How the blocks of a residual network are fitted anew: see `jaxprune.refit`.
 
 The last convolution of a block, with the BatchNorm behind it, is an affine map of the
-patches that it sees. The modules tell `features` (what goes into that convolution),
+patches that it sees. The modules sow `features` (what goes into that convolution),
 `total` (its sum with the shortcut) and `entered` (what goes into the first block).
 """
 

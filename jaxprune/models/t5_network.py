@@ -185,7 +185,7 @@ class Mlp(nn.Module):
         y = encoder.ACTIVATIONS[config.activation](y)
         if config.gated:
             y = y * nn.Dense(size, use_bias=False, name="gate")(x)
-        encoder.tell(self, "features", y)
+        encoder.sow(self, "features", y)
         return nn.Dense(config.hidden_size, use_bias=False, name="output")(y)
 
 
@@ -215,7 +215,7 @@ class Block(nn.Module):
             x = x + attention(y, memory_mask, source=memory, step=step)
         y = _norm(config, "mlp_norm")(x)
         x = x + Mlp(config, name="mlp")(y)
-        encoder.tell(self, "total", x)
+        encoder.sow(self, "total", x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
 
@@ -256,7 +256,7 @@ class Stack(nn.Module):
         )
         biases = nn.Embed(config.num_buckets, config.num_heads, name="relative_bias")
         entered = (x, mask, biases(buckets).transpose(2, 0, 1)[None], source, step)
-        encoder.tell(self, "entered", entered)
+        encoder.sow(self, "entered", entered)
         x = blocks.run(
             lambda **options: Block(config, **options),
             self.depth,

@@ -1,7 +1,7 @@
 """How the blocks of a transformer are fitted anew: see `jaxprune.refit`.
 
 The last matrix of a block's MLP is a linear map of what its nonlinearity gives, and its
-result is added to what entered the MLP. The modules tell `features` (what goes into
+result is added to what entered the MLP. The modules sow `features` (what goes into
 that matrix), `total` (the sum) and `entered` (all that goes into the first block).
 """
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxprune import least_squares
 from jaxprune.least_squares import LinearMap
-from jaxprune.models.encoder import TOLD
+from jaxprune.models.encoder import REFIT
 from jaxprune.prunable import LinearOperation, Observed, Refit, RefitBlock, Spread
 from jaxprune.samples import at_positions
 
@@ -53,8 +53,8 @@ def refit(
     """
 
     def enter(variables: Any, inputs: Any) -> Any:
-        _, seen = module.apply(variables, inputs, mutable=[TOLD])
-        return _at(seen[TOLD], within)["entered"][0]
+        _, seen = module.apply(variables, inputs, mutable=[REFIT])
+        return _at(seen[REFIT], within)["entered"][0]
 
     head = None
     if classify is not None:
@@ -75,13 +75,13 @@ def _block(
     block: nn.Module, last: Path, counted: CountedFn, has_bias: bool, norm: str | None
 ) -> RefitBlock:
     def observe(variables: Any, carry: Any, positions: int) -> Observed:
-        _, seen = block.apply(variables, *carry, mutable=[TOLD])
-        told = seen[TOLD]
-        features = _at(told, last[:-1])["features"][0]
+        _, seen = block.apply(variables, *carry, mutable=[REFIT])
+        sown = seen[REFIT]
+        features = _at(sown, last[:-1])["features"][0]
         tokens = counted(carry)
         return Observed(
             at_positions(features, positions),
-            at_positions(told["total"][0], positions),
+            at_positions(sown["total"][0], positions),
             None
             if tokens is None
             else at_positions(tokens[..., None], positions)[:, 0],

@@ -101,7 +101,7 @@ class Block(nn.Module):
         x = x + attention(y)
         y = encoder.layer_norm(config.norm_epsilon, "mlp_norm")(x)
         x = x + encoder.Mlp(config.intermediate_size, config.activation, name="mlp")(y)
-        encoder.tell(self, "total", x)
+        encoder.sow(self, "total", x)
         return nn.Dense(config.hidden_size, name="adapter")(x) if self.adapter else x
 
 
@@ -133,7 +133,7 @@ class ViT(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, width)), x], axis=1)
         shape = (1, x.shape[1], width)
         x = x + self.param("position_embeddings", nn.initializers.normal(0.02), shape)
-        encoder.tell(self, "entered", (x,))
+        encoder.sow(self, "entered", (x,))
         x = blocks.run(
             lambda **options: Block(config, **options),
             config.num_layers,
