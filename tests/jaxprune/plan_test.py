@@ -86,11 +86,19 @@ def test_another_depth_is_refused():
         {"num_blocks": 0},
         {"num_blocks": 2, "stages": (0,)},
         {"num_blocks": 2, "protected": {2: "?"}},
+        {"num_blocks": 2, "protected": {-1: "?"}},
     ],
 )
 def test_contradictory_facts_are_refused(arguments):
     with pytest.raises(ValueError, match="block"):
         plan.Stack("blocks", layouts={"params": NAMED}, **arguments)
+
+
+def test_first_and_last_blocks_can_be_protected():
+    protected = {0: "first", 1: "last"}
+    stack = plan.Stack("blocks", 2, {"params": NAMED}, protected=protected)
+    with pytest.raises(ValueError, match=r"first.*last"):
+        plan.make_plan(stack, [0, 1])
 
 
 def advance(optimizer, params, opt_state):
