@@ -92,10 +92,29 @@ _PRETRAINED = (
 )
 
 
+# Late blocks, which hold most parameters: together half of them, of few operations.
+_HALF_OF_PARAMETERS = {
+    20: "7,8",
+    32: "6,11,12,13",
+    44: "8,10,15,16,17,18",
+    56: "10,12,14,16,19,20,21,22,23",
+}
+
+
+def _half(depth: int) -> tuple[Setting, ...]:
+    """Returns settings that leave half, trained as long as the paper's are."""
+    long = ("--max_rounds=1", "--recovery_epochs=3")
+    return (
+        Setting("half_params", (f"--remove={_HALF_OF_PARAMETERS[depth]}", *long)),
+        Setting("half_flops", ("--threshold=0.95", *long)),
+    )
+
+
 def _resnet(depth: int) -> Group:
     task = (
         f"--model=resnet{depth}",
         *_CIFAR,
+        "--learning_rate=1e-3",
     )
     weights = f"--weights={{data_dir}}/resnet_cifar10/resnet{depth}.safetensors"
     words = {
@@ -107,7 +126,7 @@ def _resnet(depth: int) -> Group:
         f"ResNet-{depth} on CIFAR-10 (JPEG q75)",
         (weights, "--finetune_epochs={epochs}"),
         task,
-        (*_grid(words, (1, 2)), *_more("0.98")),
+        (*_grid(words, (1, 2)), *_more("0.98"), *_half(depth)),
         "CIFAR-10 after lossy JPEG compression and its ResNets, not ImageNet",
     )
 

@@ -72,7 +72,12 @@ REPORT = {
         "accuracy": 0.895,
         "sparsity": 0.0,
     },
-    "certificate": {"accuracy_drop": 0.005, "accuracy_drop_upper_bound": 0.0123},
+    "certificate": {
+        "num_examples": 1000,
+        "num_lost": 10,
+        "num_gained": 5,
+        "accuracy_drop_upper_bound": 0.0123,
+    },
     "rounds": [
         {"accuracy_after_heal": 0.5, "accepted": False},
         {"accuracy_after_heal": 0.8, "accepted": True},
@@ -89,7 +94,8 @@ def test_a_line_says_what_was_lost():
         "80.00",
         "90.00",
         "89.50",
-        "+0.50",
+        # 1.96 * sqrt(0.015 - 0.005^2) / sqrt(1000) = 0.0075754
+        "+0.50 [-0.26, +1.26]",
         "1.23",
     ]
 
