@@ -54,7 +54,7 @@ def obtain(
     init_key, order_key = jax.random.split(key)
     if weights is None:
         variables = jax.jit(source.model.init)(init_key)
-        origin = f"trained here for {recipe.epochs} epochs"
+        origin = f"trained here for {_in_words(recipe.epochs)}"
     else:
         variables, has_head = prune_weights.read(source, weights, init_key)
         origin = "the weights as they were given"
@@ -63,7 +63,7 @@ def obtain(
         else:
             origin = "the weights given, with a new head for this task"
         if recipe.epochs:
-            origin += f", fine-tuned here for {recipe.epochs} epochs"
+            origin += f", fine-tuned here for {_in_words(recipe.epochs)}"
     progress.note(f"unpruned model: {origin}")
     if recipe.epochs:
         name = "train" if weights is None else "fine-tune"
@@ -71,3 +71,7 @@ def obtain(
     checkpoints.save(path, variables, {"model": source.name, "origin": origin})
     prune_weights.write_folder(source, source.model.structure, variables, path)
     return Base(variables, origin)
+
+
+def _in_words(epochs: int) -> str:
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"

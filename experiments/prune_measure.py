@@ -1,5 +1,6 @@
 """What a model costs and how often it is right, on examples used for nothing else."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,23 +28,30 @@ def measure(
         inputs: from which the batch is taken that is timed.
     """
     inputs = batches(inputs, batch_size(inputs, _LATENCY_BATCH))[0]
-    arguments = {name: (variables, inputs) for name, (_, variables) in models.items()}
-    compiled = {
-        name: jax.jit(model.apply).lower(variables, inputs).compile()
-        for name, (model, variables) in models.items()
+    # Models of one structure are one program, and are timed once.
+    programs = {
+        name: json.dumps(model.structure.to_json())
+        for name, (model, _) in models.items()
     }
+    arguments, compiled = {}, {}
+    for name, (model, variables) in models.items():
+        if (program := programs[name]) not in compiled:
+            arguments[program] = (variables, inputs)
+            lowered = jax.jit(model.apply).lower(variables, inputs)
+            compiled[program] = lowered.compile()
     latency = cost.compare_latency(compiled, arguments)
     size = num_examples(inputs)
     measured = {}
     for name, (model, variables) in models.items():
-        flops = cost.count_flops(compiled[name])
+        program = programs[name]
+        flops = cost.count_flops(compiled[program])
         measured[name] = {
             "accuracy": float(correct[name].mean()),
             "num_params": cost.count_parameters(variables["params"]),
             "num_blocks": sum(stack.num_blocks for stack in model.stacks),
             "flops": flops and flops / size,
-            "latency_ms": latency[name].median_ms,
-            "latency_quartiles_ms": latency[name][1:3],
+            "latency_ms": latency[program].median_ms,
+            "latency_quartiles_ms": latency[program][1:3],
             "latency_batch_size": size,
         }
     return measured

@@ -132,7 +132,7 @@ def test_what_is_frozen_does_not_move(base, tmp_path):
 
 def test_a_fair_baseline_is_fine_tuned_first(base, tmp_path):
     report = prune(tmp_path / "run", weights=base, finetune_epochs=1)
-    origin = "the weights as they were given, fine-tuned here for 1 epochs"
+    origin = "the weights as they were given, fine-tuned here for 1 epoch"
     assert report["base"]["origin"] == origin
     before, _ = checkpoints.load(base)
     after, _ = checkpoints.load(tmp_path / "run" / "base")
