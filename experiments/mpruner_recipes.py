@@ -72,6 +72,15 @@ def _more(threshold: str) -> tuple[Setting, ...]:
     )
 
 
+def _layers(thresholds: Mapping[int, str]) -> tuple[Setting, ...]:
+    """Returns a setting for each number of layers that a threshold leaves."""
+    long = ("--max_rounds=1", "--recovery_epochs=2", "--learning_rate=2e-4")
+    return tuple(
+        Setting(f"layers_{left}", (f"--threshold={threshold}", *long))
+        for left, threshold in thresholds.items()
+    )
+
+
 _EMOTION = {
     "0.99": "BERT-base, .99: 12 to 10 layers, .920 to .921",
     "0.98": "BERT-base, .98: 12 to 8 layers, .920 to .934",
@@ -204,7 +213,12 @@ GROUPS: dict[str, Group] = {
         "MiniLM-L6 on dair-ai/emotion",
         ("--weights={minilm}", "--train_epochs={epochs}"),
         (*_TEXTS, "--dataset=emotion", "--data_dir={data_dir}/emotion"),
-        (*_grid(_EMOTION), *_more("0.9")),
+        # Thresholds that leave four, three and two layers of what two epochs make.
+        (
+            *_layers({4: "0.92", 3: "0.855", 2: "0.67"}),
+            *_grid(_EMOTION),
+            *_more("0.9"),
+        ),
         _PRETRAINED,
     ),
     "bert_emotion": Group(
@@ -224,7 +238,7 @@ GROUPS: dict[str, Group] = {
         "MiniLM-L6 on SST-2",
         ("--weights={minilm}", "--train_epochs={epochs}"),
         (*_TEXTS, "--dataset=sst2", "--data_dir={data_dir}/sst2"),
-        _grid({"0.98": "", "0.9": ""}),
+        (*_layers({4: "0.92", 3: "0.855", 2: "0.67"}), *_grid({"0.98": "", "0.9": ""})),
         f"{_PRETRAINED}; SST-2 instead of Yahoo",
     ),
     **{f"resnet{depth}": _resnet(depth) for depth in (20, 32, 44, 56)},
