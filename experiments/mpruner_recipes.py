@@ -237,9 +237,15 @@ GROUPS: dict[str, Group] = {
     "minilm_sst2": Group(
         "MiniLM-L6 on SST-2",
         ("--weights={minilm}", "--train_epochs={epochs}"),
-        (*_TEXTS, "--dataset=sst2", "--data_dir={data_dir}/sst2"),
-        (*_layers({4: "0.92", 3: "0.855", 2: "0.67"}), *_grid({"0.98": "", "0.9": ""})),
-        f"{_PRETRAINED}; SST-2 instead of Yahoo",
+        (
+            *_TEXTS,
+            "--dataset=sst2",
+            "--data_dir={data_dir}/sst2",
+            # Of 60 614: as many as emotion has.
+            "--training_examples=16000",
+        ),
+        _grid({"0.98": "", "0.9": "", "0.8": "", "0.7": ""}),
+        f"{_PRETRAINED}; a quarter of SST-2 instead of Yahoo",
     ),
     **{f"resnet{depth}": _resnet(depth) for depth in (20, 32, 44, 56)},
     "t5_digits": Group(

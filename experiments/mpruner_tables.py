@@ -98,7 +98,7 @@ def line(name: str, paper: str, report: dict[str, Any]) -> list[Any]:
     return [
         name,
         f"{base['num_blocks']} to {pruned['num_blocks']}",
-        f"{pruned['num_params'] / 1e6:.3f}",
+        f"{pruned['num_params'] / 1e6:.6f}",
         f"{100 * pruned['flops'] / base['flops']:.0f} %" if base["flops"] else "",
         f"{100 * repaired[0]:.2f}" if repaired and repaired[0] else "",
         f"{100 * base['accuracy']:.2f}",

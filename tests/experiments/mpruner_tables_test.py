@@ -89,7 +89,7 @@ def test_a_line_says_what_was_lost():
     shown = mpruner_tables.line("K1_0.98", "", REPORT)
     assert shown[1:9] == [
         "6 to 3",
-        "1.500",
+        "1.500000",
         "50 %",
         "80.00",
         "90.00",
