@@ -70,7 +70,8 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "backend",
         "portfolio",
         ["portfolio", *backends.BACKENDS],
-        "Solver of the last stage; the portfolio takes turns among what is installed.",
+        "Solver of the last stage; the portfolio takes turns among what is installed. "
+        "gluecard and minicard count natively where weights are alike.",
         flag_values=flag_values,
     )
     flags.DEFINE_float(

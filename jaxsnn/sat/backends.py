@@ -13,12 +13,16 @@ from typing import Any, NamedTuple, Protocol
 
 from pysat.solvers import Solver
 
+from jaxsnn.sat.cardinality import to_cardinalities
 from jaxsnn.sat.cnf import to_cnf
 from jaxsnn.sat.pseudo_boolean import TRUE, Problem
 
 # Solvers of PySAT that honour assumptions and conflict budgets. Kissat ignores
 # assumptions, so it must never be here.
 PYSAT_SOLVERS = ("cadical195", "cadical153", "glucose4", "maplechrono", "minisat22")
+# Those that count as well. What they log is no proof, as no rule of it says how counts
+# propagate; `jaxsnn.sat.proof` never asks them.
+COUNTING_SOLVERS = ("gluecard4", "minicard")
 
 # CaDiCaL cannot be interrupted, only be given so many conflicts. One takes from 0.3 ms
 # (16 steps, L1 budget 3) to 7 ms (12 million clauses), so that a slice is fitted to a
@@ -54,13 +58,20 @@ class Session(Protocol):
 
 
 class PysatSession:
-    """A clausal solver of PySAT."""
+    """A solver of PySAT: of clauses, or of clauses and native cardinalities."""
 
     def __init__(self, problem: Problem, solver: str = "cadical195") -> None:
-        if solver not in PYSAT_SOLVERS:
-            raise ValueError(f"{solver=} is not one of {', '.join(PYSAT_SOLVERS)}")
+        known = PYSAT_SOLVERS + COUNTING_SOLVERS
+        if solver not in known:
+            raise ValueError(f"{solver=} is not one of {', '.join(known)}")
         self._num_variables = problem.num_variables
-        self._solver = Solver(name=solver, bootstrap_with=to_cnf(problem).clauses)
+        if solver in COUNTING_SOLVERS:
+            cnf, at_most = to_cardinalities(problem)
+        else:
+            cnf, at_most = to_cnf(problem), []
+        self._solver = Solver(name=solver, bootstrap_with=cnf.clauses)
+        for lits, bound in at_most:
+            self._solver.add_atmost(list(lits), bound)
         self._slice = _FIRST_SLICE_CONFLICTS
 
     def solve(self, assumptions: Sequence[int], seconds: float) -> Answer:
@@ -254,8 +265,16 @@ BACKENDS: dict[str, Callable[[Problem], Session]] = {
     "clingo": ClingoSession,
     "cpsat": CpSatSession,
     "pysat": PysatSession,
+    "gluecard": lambda problem: PysatSession(problem, "gluecard4"),
+    "minicard": lambda problem: PysatSession(problem, "minicard"),
 }
-_MODULES = {"clingo": "clingo", "exact": "exact", "cpsat": "ortools", "pysat": "pysat"}
+_MODULES = dict.fromkeys(BACKENDS, "pysat") | {
+    "clingo": "clingo",
+    "exact": "exact",
+    "cpsat": "ortools",
+}
+# Worth a turn beside others, as far as they are installed; see `portfolio`.
+_TAKING_TURNS = ("exact", "clingo", "cpsat", "pysat")
 
 
 def installed() -> tuple[str, ...]:
@@ -273,5 +292,5 @@ def portfolio() -> tuple[str, ...]:
     CP-SAT repeats its work in every turn, so that it is left out where Exact, which
     decides the same kind of query sooner, is installed.
     """
-    names = installed()
+    names = [name for name in installed() if name in _TAKING_TURNS]
     return tuple(name for name in names if name != "cpsat" or "exact" not in names)

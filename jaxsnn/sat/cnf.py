@@ -55,10 +55,17 @@ def to_cnf(problem: Problem, max_nodes: int = MAX_DIAGRAM_NODES) -> Cnf:
     """
     cnf = Cnf(problem.num_variables, problem.clauses)
     for constraint in problem.reified:
-        budget = problem.budgets.get(constraint.head)
-        if budget is None or not _encode_within(cnf, constraint, budget, max_nodes):
-            _encode(cnf, constraint, max_nodes)
+        encode(cnf, problem, constraint, max_nodes)
     return cnf
+
+
+def encode(
+    cnf: Cnf, problem: Problem, constraint: Reified, max_nodes: int = MAX_DIAGRAM_NODES
+) -> None:
+    """Adds one constraint of a problem to its clauses; see `to_cnf`."""
+    budget = problem.budgets.get(constraint.head)
+    if budget is None or not _encode_within(cnf, constraint, budget, max_nodes):
+        _encode(cnf, constraint, max_nodes)
 
 
 def _encode_within(

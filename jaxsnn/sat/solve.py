@@ -18,7 +18,7 @@ from jaxsnn.sat.pseudo_boolean import Problem
 from jaxsnn.sat.query import Query, Result, Stage, Verdict
 from jaxsnn.sat.spec import IntegerNetwork
 
-_TURN_SECONDS = {"exact": 0.6, "clingo": 0.3, "cpsat": 0.3, "pysat": 0.3}
+_TURN_SECONDS = dict.fromkeys(backends.BACKENDS, 0.3) | {"exact": 0.6}
 _TURN_GROWTH = 2.0
 _LATE = {"pysat": 8.0}  # joins when turns have grown by this much
 

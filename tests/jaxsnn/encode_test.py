@@ -145,13 +145,23 @@ def test_a_deep_latch_does_not_recurse():
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**31 - 1), kind=st.sampled_from([l1_query, linf_query]))
-def test_backends_agree_where_nobody_can_enumerate(seed, kind):
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    kind=st.sampled_from([l1_query, linf_query]),
+    ternary=st.booleans(),
+)
+def test_backends_agree_where_nobody_can_enumerate(seed, kind, ternary):
     rng = np.random.default_rng(seed)
+
+    def weights(*shape):
+        if ternary:
+            return 30 * rng.integers(-1, 2, shape)
+        return rng.integers(-40, 60, shape)
+
     network = IntegerNetwork(
         (
-            Dense(rng.integers(-40, 60, (12, 20)), rng.integers(20, 200, 12)),
-            Dense(rng.integers(-40, 60, (4, 12)), rng.integers(20, 200, 4)),
+            Dense(weights(12, 20), rng.integers(20, 200, 12)),
+            Dense(weights(4, 12), rng.integers(20, 200, 4)),
         ),
         num_steps=10,
     )
