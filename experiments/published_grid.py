@@ -29,7 +29,7 @@ from experiments import (
     results,
     run_state,
 )
-from jaxsnn.sat import backends
+from jaxsnn.sat import solve
 
 FLAGS = run_state.new_flags()
 flags.DEFINE_list(
@@ -40,7 +40,7 @@ flags.DEFINE_list("radius", ["1", "2", "3", "4"], "Radii.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "backend",
     "portfolio",
-    ["portfolio", *backends.BACKENDS],
+    ["portfolio", *solve.NAMES],
     "Solver of the last stage.",
     flag_values=FLAGS,
 )

@@ -12,7 +12,7 @@ from absl import flags
 from experiments import data, run_state, verify_query
 from experiments.verify_job import Job, run_job
 from jaxsnn import integer
-from jaxsnn.sat import backends
+from jaxsnn.sat import backends, solve
 from jaxsnn.sat.spec import IntegerNetwork
 
 STAGES = ("bounds", "attack", "solve")
@@ -69,7 +69,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "backend",
         "portfolio",
-        ["portfolio", *backends.BACKENDS],
+        ["portfolio", *solve.NAMES],
         "Solver of the last stage; the portfolio takes turns among what is installed. "
         "gluecard and minicard count natively where weights are alike.",
         flag_values=flag_values,
@@ -200,7 +200,7 @@ def check(flag_values: flags.FlagValues) -> None:
             f"must be below --num_shards={flag_values.num_shards}",
         )
     backend = flag_values.backend
-    if backend != "portfolio" and backend not in backends.installed():
+    if backend in backends.BACKENDS and backend not in backends.installed():
         installed = ", ".join(backends.installed())
         raise run_state.usage_error(
             "backend", backend, f"is not installed; here are {installed}"

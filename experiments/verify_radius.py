@@ -14,7 +14,7 @@ from typing import Any, cast
 from experiments import json_files, progress, run_state
 from experiments.verify_job import Inputs, Job, describe, family, identify
 from experiments.verify_proofs import Prover
-from jaxsnn.sat import backends, workers
+from jaxsnn.sat import solve, workers
 from jaxsnn.sat.query import Result, Verdict
 from jaxsnn.sat.radius import Family, Radius, climb
 from jaxsnn.sat.workers import Kind
@@ -29,7 +29,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
         if record["verdict"] != Verdict.ERROR.value
     }
     todo = [p for p in inputs.mine if job.samples[p] not in known]
-    names = job.backends or backends.portfolio()
+    names = job.backends or solve.portfolio()
     limit = job.seconds + workers.GRACE_SECONDS
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(

@@ -38,6 +38,7 @@ class Status(enum.Enum):
     SATISFIABLE = "satisfiable"
     UNSATISFIABLE = "unsatisfiable"
     INTERRUPTED = "interrupted"
+    GAVE_UP = "gave up"  # no more time would help
 
 
 class Answer(NamedTuple):

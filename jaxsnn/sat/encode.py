@@ -141,8 +141,7 @@ def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
     Raises:
       ValueError: queries that are not nested, or not about this network.
     """
-    _check_nested(queries)
-    queries[-1].check_fits(network)
+    check_nested(network, queries)
     widest = queries[-1]
     problem = Problem()
     encoders = _runs(problem, network, widest)
@@ -192,9 +191,10 @@ def _tighten(encoder: _Encoder, query: Query, selected: int) -> None:
             encoder.problem.add_clause(-selected, lit)
 
 
-def _check_nested(queries: Sequence[Query]) -> None:
+def check_nested(network: IntegerNetwork, queries: Sequence[Query]) -> None:
+    """Raises ValueError unless queries are nested and about this network."""
     if not queries:
-        raise ValueError("encode needs at least one query")
+        raise ValueError("at least one query is needed")
     for inner, outer in itertools.pairwise(queries):
         same = np.array_equal(inner.spike_steps, outer.spike_steps) and (
             inner.label,
@@ -212,6 +212,7 @@ def _check_nested(queries: Sequence[Query]) -> None:
         )
         if not (same and wider):
             raise ValueError("queries must be about one input and each admit the last")
+    queries[-1].check_fits(network)
 
 
 def _wider(inner: int | None, outer: int | None) -> bool:

@@ -2,7 +2,7 @@
 
 Most queries fall within seconds, so each sample begins in one process in which the
 solvers take turns and keep what they learnt from query to query. What that leaves is
-raced: one process a solver, all on one query, killed together as soon as one of them
+raced: a process each, all on one query, killed together as soon as one of them
 decides. No solver can overrun, exhaust the memory of or crash anything but itself; a
 query is given up only when none is left.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from jaxsnn.sat.query import Query, Result, Verdict
-from jaxsnn.sat.solve import solve_each
+from jaxsnn.sat.solve import BRANCH, solve_each
 from jaxsnn.sat.spec import IntegerNetwork
 from jaxsnn.sat.workers import GRACE_SECONDS, Event, Kind, Pool
 
@@ -54,7 +54,7 @@ class _Query(NamedTuple):
 
 
 class _Racer(NamedTuple):
-    """Names one solver's work on one query."""
+    """Names one team's work on one query."""
 
     query: _Query
     solver: str
@@ -108,8 +108,8 @@ class Portfolio:
         self._solve = solve
         self._names = tuple(names)
         self._seconds = seconds
-        self._racers = self._names[:num_workers]
-        self._races_follow = len(self._racers) > 1
+        self._num_workers = num_workers
+        self._races_follow = min(len(self._names), num_workers) > 1
         self._turns_seconds = (
             min(seconds, TURNS_SECONDS) if self._races_follow else seconds
         )
@@ -161,17 +161,19 @@ class Portfolio:
             query = self._waiting.popleft()
             started = time.monotonic()
             left = self._seconds - self._open[query]
-            self._races[query] = _Race(query, set(self._racers), started, left)
             question = self._queries[query.task][query.position]
-            for name in self._racers:
+            teams = _teams(self._names, self._num_workers)
+            running = {"+".join(team) for team in teams}
+            self._races[query] = _Race(query, running, started, left)
+            for team in teams:
                 self._pool.submit(
-                    _Racer(query, name),
+                    _Racer(query, "+".join(team)),
                     _solve_until,
                     self._solve,
                     question,
                     left,
                     time.time() + left,
-                    name,
+                    team,
                     kill_at=started + left + GRACE_SECONDS,
                 )
 
@@ -263,6 +265,18 @@ class Portfolio:
         yield from done
 
 
+def _teams(names: tuple[str, ...], num_workers: int) -> list[tuple[str, ...]]:
+    """Who races, a process each; what finds no process left takes turns with branching.
+
+    >>> _teams(("branch", "exact", "clingo", "pysat"), 2)
+    [('branch', 'clingo'), ('exact',)]
+    """
+    teams: list[tuple[str, ...]] = [(name,) for name in names[:num_workers]]
+    if names[0] == BRANCH:  # it may not apply, or give up
+        teams[0] += names[num_workers : num_workers + 1]
+    return teams
+
+
 def _implies(query: _Query, result: Result, other: _Query) -> bool:
     """Whether the result of one query of a task is that of a nested other one, too."""
     if query.task != other.task:
@@ -278,14 +292,14 @@ def _solve_until(
     query: Query,
     seconds: float,
     deadline: float,
-    name: str,
+    team: tuple[str, ...],
 ) -> Iterator[Result]:
-    """Decides one query with one solver until a deadline by `time.time`.
+    """Decides one query with one team until a deadline by `time.time`.
 
     The process may begin late, and on another machine, whose monotonic clock differs.
     Results are given the time since the race began, of `seconds` until the deadline.
     """
     left = max(deadline - time.time(), 0.0)
-    for result in solve(network, [query], left, (name,)):
+    for result in solve(network, [query], left, team):
         spent = max(seconds - (deadline - time.time()), 0.0)
         yield dataclasses.replace(result, seconds=spent)

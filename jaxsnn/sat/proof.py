@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pysat.solvers import Cadical195
 
-from jaxsnn.sat import intervals, split
+from jaxsnn.sat import branch, intervals, split
 from jaxsnn.sat.check import cutting_planes, formula, manifest
 from jaxsnn.sat.check.manifest import Manifest, Method
 from jaxsnn.sat.pseudo_boolean import Problem
@@ -55,6 +55,7 @@ def prove(
     seconds: float,
     methods: Sequence[Method] = (
         Method.SPLIT,
+        Method.BRANCH,
         Method.CUTTING_PLANES,
         Method.CLAUSES,
     ),
@@ -89,6 +90,16 @@ def prove(
                 Method.SPLIT, files | {name: _pack(split.to_json(found.split))}
             )
         reasons.append(f"the ball has no proof in {found.num_parts} parts")
+    if Method.BRANCH in methods and branch.applies(network, query):
+        branching = branch.Branching(network, query)
+        branching.run(seconds)
+        if branching.counterexample is not None:
+            raise ContradictionError(_HAS_MODEL)
+        if branching.proved:
+            (name,) = manifest.REFUTATION_FILES[Method.BRANCH]
+            trees = branch.to_json(branching.trees)
+            return Proof(Method.BRANCH, files | {name: _pack(trees)})
+        reasons.append(f"{branching.num_boxes} parts of the windows were not enough")
     problem = formula.question(network, query)
     for method in methods:
         if method not in REFUTERS:

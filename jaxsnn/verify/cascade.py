@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import jax
 
-from jaxsnn.sat import backends
 from jaxsnn.sat.portfolio import MakePool, Portfolio
 from jaxsnn.sat.query import Query, Result, Stage
-from jaxsnn.sat.solve import solve_each
+from jaxsnn.sat.solve import NAMES, portfolio, solve_each
 from jaxsnn.sat.spec import IntegerNetwork
 from jaxsnn.sat.workers import Pool
 from jaxsnn.verify import attack, bounds, general
@@ -59,9 +58,9 @@ class CascadeConfig:
                 f"batch_size={self.batch_size} must be at least 1"
             )
         if not self.backends:
-            object.__setattr__(self, "backends", backends.portfolio())
-        if unknown := [name for name in self.backends if name not in backends.BACKENDS]:
-            known = ", ".join(backends.BACKENDS)
+            object.__setattr__(self, "backends", portfolio())
+        if unknown := [name for name in self.backends if name not in NAMES]:
+            known = ", ".join(NAMES)
             raise ValueError(f"backends {unknown} are not among {known}")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn.sat.check import cutting_planes, formula, manifest, rup, split
+from jaxsnn.sat.check import branch, cutting_planes, formula, manifest, rup, split
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.intervals import Claim, check_decided, check_intervals
 from jaxsnn.sat.check.manifest import Manifest, Method
@@ -114,6 +114,10 @@ def confirm(
     num_steps = 0
     if sealed.method is Method.INTERVALS:
         check_decided(query, [run[-1] for run in runs])
+    elif sealed.method is Method.BRANCH:
+        (branch_file,) = manifest.REFUTATION_FILES[sealed.method]
+        trees = _unpack(files[branch_file])
+        num_steps = branch.check_branches(network, query, runs[0], trees)
     else:
         num_steps = _check_refutation(sealed.method, files, network, query)
     return Confirmed(sealed, query, num_steps, time.monotonic() - started)

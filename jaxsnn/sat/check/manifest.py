@@ -8,7 +8,7 @@ A proof is a folder of a proof directory, beside the network that proofs share:
                                 intervals.json
                                 formula.cnf.gz, refutation.drup.gz   or
                                 formula.opb.gz, refutation.pbp.gz    or
-                                split.json.gz                        or neither
+                                split.json.gz or branch.json.gz      or neither
 
 The seal finds damage and mix-ups. It is no signature: who can write the folder can
 write another proof, of another claim, which the manifest would then name.
@@ -57,6 +57,7 @@ class Method(enum.Enum):
 
     INTERVALS = "intervals"  # the intervals alone decide
     SPLIT = "split"  # the intervals of all parts of the ball
+    BRANCH = "branch"  # linear bounds in all parts of the windows
     CLAUSES = "clauses"  # a refutation of the clauses
     CUTTING_PLANES = "cutting_planes"  # of the linear constraints
 
@@ -65,6 +66,7 @@ class Method(enum.Enum):
 REFUTATION_FILES = {
     Method.INTERVALS: (),
     Method.SPLIT: ("split.json.gz",),
+    Method.BRANCH: ("branch.json.gz",),
     Method.CLAUSES: ("formula.cnf.gz", "refutation.drup.gz"),
     Method.CUTTING_PLANES: ("formula.opb.gz", "refutation.pbp.gz"),
 }
