@@ -236,6 +236,7 @@ class _Search:
             values = self.output.values(best)
             if values.max() > most:
                 self.reached = best[values.argmax()]
+                return
             self._stack.append(self._halves(part, bounds.spread[left], best))
 
     def _halves(self, part: _Part, spread: np.ndarray, best: np.ndarray) -> _Part:
