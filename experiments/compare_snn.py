@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments import run_state, verify_flags, verify_query
 from experiments.verify_job import Job
-from jaxsnn.sat.requirement import Alike, Tie
+from jaxsnn.sat.requirement import Alike, Tie, check_comparable
 
 FLAGS = run_state.new_flags()
 verify_flags.define_flags(FLAGS)
@@ -53,19 +53,10 @@ def make_job() -> Job:
         FLAGS.fractional_bits if bits is None else bits,
         flag="other",
     )
-    for name, words in (
-        ("num_steps", "steps"),
-        ("num_inputs", "inputs"),
-        ("num_classes", "classes"),
-    ):
-        ours, theirs = getattr(network, name), getattr(other, name)
-        if ours != theirs:
-            raise run_state.usage_error(
-                "other",
-                FLAGS.other,
-                f"has {theirs} {words}, --network={FLAGS.network} has {ours}; they "
-                "must agree",
-            )
+    try:
+        check_comparable(network, other)
+    except ValueError as error:
+        raise run_state.usage_error("other", FLAGS.other, str(error)) from error
     asked = dataclasses.replace(asked, requires=Alike(other))
     return verify_flags.make_job(FLAGS, asked, network)
 

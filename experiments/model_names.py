@@ -53,8 +53,10 @@ def kind(name: str, dataset: str) -> Kind:
         raise run_state.usage_error("model", name, f"valid are {_VALID}")
     if holds is None or reads is not holds:
         known = Kind.IMAGES if reads is None else reads
-        valid = f"{kinds[known]}: {', '.join(known.value)}"
-        raise run_state.usage_error("dataset", dataset, valid)
+        valid = [*known.value, *(Kind.PAIRS.value if name == "t5" else ())]
+        raise run_state.usage_error(
+            "dataset", dataset, f"{kinds[known]}: {', '.join(valid)}"
+        )
     if holds is not Kind.IMAGES and importlib.util.find_spec("tokenizers") is None:
         raise run_state.usage_error(
             "model",

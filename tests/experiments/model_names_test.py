@@ -29,6 +29,8 @@ def test_models_read_what_they_can(name, dataset, expected):
         ("resnet20", "emotion", "--dataset=emotion: these models take images: digits"),
         ("resnet50", "iris", "--dataset=iris: these models take images"),
         ("resnet51", "digits", "--model=resnet51: valid are small_resnet"),
+        ("t5", "digits", ".* these models take texts: emotion, sst2, sorted_digits$"),
+        ("bert", "digits", ".* these models take texts: emotion, sst2$"),
         ("gpt", "emotion", "--model=gpt: valid are small_resnet"),
     ],
 )
