@@ -11,7 +11,7 @@ import numpy as np
 from experiments import progress
 from experiments.prune_data import Examples
 from experiments.prune_task import Task
-from jaxprune import checkpoints, recover
+from jaxprune import checkpoints, recover, teaching
 from jaxprune.models import text
 from jaxprune.prunable import Prunable, Variables
 
@@ -75,6 +75,15 @@ def train(
     buckets = None
     if isinstance(examples.inputs, (text.Text, text.Seq2Seq)):
         buckets = text.buckets(examples.inputs)
+    # A condition of the arguments alone, so that a resumed run does the same.
+    if teacher and recipe.distillation and recipe.epochs > 1 and augment is None:
+        teacher = teaching.with_logits(
+            teacher,
+            examples.inputs,
+            min(recipe.batch_size, len(examples)),
+            buckets=buckets,
+            track=functools.partial(progress.track, description="teacher"),
+        )
     with progress.Progress(name, recipe.epochs * steps, done=done * steps) as bar:
         return recover.fine_tune(
             model,

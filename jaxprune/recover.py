@@ -28,9 +28,6 @@ AugmentFn = Callable[[Array, Any], Any]
 WeightsFn = Callable[[Any], Array]
 OptimizerFn = Callable[[optax.Schedule], optax.GradientTransformation]
 
-# A teacher's logits are computed once and kept, unless there are more bytes of them.
-_KEPT_BYTES = 2**28
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -80,11 +77,13 @@ class Teacher:
         model: the unpruned model.
         variables: its variables.
         kept: for each stack, the teacher's block behind each block of the student.
+        logits: `[N, ...]` of all inputs, if they are known, see `jaxprune.teaching`.
     """
 
     model: Prunable
     variables: Variables
     kept: dict[str, tuple[int, ...]]
+    logits: np.ndarray | None = None
 
 
 class TrainState(NamedTuple):
@@ -219,8 +218,7 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Trains a model and returns its variables.
 
-    The step is jitted once, and its buffers are donated. What the teacher says of
-    inputs that do not change is computed once.
+    The step is jitted once, and its buffers are donated.
 
     Args:
         model: what to train.
@@ -247,7 +245,8 @@ def fine_tune(
 
     Raises:
         ValueError: without examples, if inputs and labels differ in number, if the
-            recipe distils and there is no teacher, or if the loss is not finite.
+            recipe distils and there is no teacher, if the teacher's logits are of other
+            inputs, or if the loss is not finite.
 
     >>> from jaxprune.models import resnet
     >>> config = resnet.ResNetConfig((1,), (4,), image_shape=(4, 4, 1))
@@ -280,10 +279,12 @@ def fine_tune(
     taught = None if teacher is None else teacher.variables
     batch_size = min(recipe.batch_size, count)
     cut = _rows if buckets is None else buckets.cut
-    said = None
-    # A condition of the arguments alone, so that a resumed run does the same.
-    if teacher and recipe.distillation and recipe.epochs > 1 and augment is None:
-        said = _said(teacher, inputs, cut, batch_size, buckets)
+    said = None if teacher is None else teacher.logits
+    if said is not None and (augment is not None or len(said) != count):
+        raise ValueError(
+            f"the teacher's logits are those of {len(said)} inputs that do not change, "
+            f"not of these {count}: leave them out"
+        )
     while state.epoch < recipe.epochs:
         if recipe.patience is not None and state.epochs_since_best > recipe.patience:
             break
@@ -325,32 +326,6 @@ def fine_tune(
 
 def _rows(inputs: Any, rows: Any) -> Any:
     return jax.tree.map(lambda x: x[rows], inputs)
-
-
-def _said(
-    teacher: Teacher,
-    inputs: Any,
-    cut: Callable[[Any, Any], Any],
-    batch_size: int,
-    buckets: Buckets | None,
-) -> np.ndarray | None:
-    """Returns the teacher's logits of all inputs, None if they need too much memory."""
-    count = num_examples(inputs)
-    apply = jax.jit(teacher.model.apply)
-    order = np.arange(count)
-    if buckets is not None:
-        order = np.argsort(buckets.lengths, kind="stable")
-    # The last batch is filled up with the last example, for one compiled program.
-    order = np.pad(order, (0, -count % batch_size), mode="edge")
-    said: np.ndarray | None = None
-    for rows in order.reshape(-1, batch_size):
-        logits = np.asarray(apply(teacher.variables, cut(inputs, rows)))
-        if said is None:
-            if logits[:1].nbytes * count > _KEPT_BYTES:
-                return None
-            said = np.empty((count, *logits.shape[1:]), logits.dtype)
-        said[rows] = logits
-    return said
 
 
 def _after_epoch(

@@ -210,29 +210,6 @@ def test_distillation_brings_the_student_closer():
     assert divergence(trained) < 0.5 * divergence(smaller)
 
 
-def test_what_the_teacher_says_is_computed_once_if_there_is_room(monkeypatch):
-    model = residual_model()
-    calls = []
-
-    def apply(variables, x):
-        calls.append(len(x))
-        return model.apply(variables, x)
-
-    shown = dataclasses.replace(model, apply=apply)
-    teacher = recover.Teacher(shown, model.init(jax.random.key(2)), {})
-    recipe = dataclasses.replace(RECIPE, batch_size=48, distillation=0.5)
-    kept = fit(recipe, teacher=teacher)
-    # Traced once, for batches of a size that does not divide the 64 examples.
-    assert calls == [48]
-    monkeypatch.setattr(recover, "_KEPT_BYTES", 0)
-    computed = fit(recipe, teacher=teacher)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), kept, computed
-    )
-    wrong = recover.Teacher(shown, model.init(jax.random.key(3)), {})
-    assert not leaves_equal(computed, fit(recipe, teacher=wrong))
-
-
 def test_distillation_loss_is_its_formula():
     student, teacher = np.array([[1.0, 2.0, 0.5]]), np.array([[0.0, 1.0, 3.0]])
     soften = lambda z: np.exp(z / 2) / np.exp(z / 2).sum()  # noqa: E731
