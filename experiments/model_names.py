@@ -39,6 +39,7 @@ def kind(name: str, dataset: str) -> Kind:
     """
     kinds = {k: f"these models take {k.name.lower()}" for k in Kind}
     holds = next((k for k in Kind if dataset in k.value), None)
+    reads: Kind | None
     if ":" in name:
         _check_own(name)
         if holds is Kind.PAIRS:

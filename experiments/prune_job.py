@@ -180,7 +180,7 @@ class _Run:
         )
         self._heal = functools.partial(
             prune_repair.without_gradients,
-            job.heal,
+            job.heal or (),
             self._calibration,
             token_masks=self._task.token_masks,
         )
@@ -328,7 +328,7 @@ class _Run:
         measured["pruned"] |= {
             "selection_accuracy": self._evaluate(pruned, variables),
             "sparsity": candidates[chosen].sparsity,
-            "repairs": prune_repair.methods_for(self._job.heal, pruned),
+            "repairs": prune_repair.methods_for(self._job.heal or (), pruned),
             "kept_blocks": {name: list(kept) for name, kept in structure.kept.items()},
             "adapters": {name: list(b) for name, b in structure.adapters.items()},
         }

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Job:
             return workers.Pool
         from experiments.ray_pool import RayPool
 
-        return RayPool
+        return cast(MakePool, RayPool)  # has the same methods
 
     @property
     def results_file(self) -> str:

@@ -155,9 +155,9 @@ def _build(name: str, batch_size: int, key: Any) -> tuple[Any, Any]:
         num_heads=heads,
         intermediate_size=4 * width,
     )
-    shape = (batch_size, _TOKENS)
-    tokens = jax.random.randint(key, shape, 0, encoder.vocab_size, jnp.int32)
-    inputs = text.Text(tokens, jnp.ones(shape, jnp.int32))
+    size = (batch_size, _TOKENS)
+    tokens = jax.random.randint(key, size, 0, encoder.vocab_size, jnp.int32)
+    inputs = text.Text(tokens, jnp.ones(size, jnp.int32))
     return bert.prunable_bert(encoder), inputs
 
 

@@ -129,7 +129,7 @@ def measure(case: Case, batch_size: int, repeats: int, key: Any) -> dict[str, An
     flops = {name: cost.count_flops(program) for name, program in compiled.items()}
     params = {n: cost.count_parameters(v["params"]) for n, (v, _) in args.items()}
     seconds = {name: 1e-3 * found.median_ms for name, found in latency.items()}
-    told = flops["unpruned"] and flops["pruned"]
+    base_flops, pruned_flops = flops["unpruned"], flops["pruned"]
     return {
         "name": case.name,
         "setting": case.setting,
@@ -137,7 +137,7 @@ def measure(case: Case, batch_size: int, repeats: int, key: Any) -> dict[str, An
         "ours_seconds": seconds["pruned"],
         "peer_seconds": seconds["unpruned"],
         "ratio": seconds["pruned"] / seconds["unpruned"],
-        "flops_ratio": flops["pruned"] / flops["unpruned"] if told else None,
+        "flops_ratio": pruned_flops and base_flops and pruned_flops / base_flops,
         "params_ratio": params["pruned"] / params["unpruned"],
         "blocks": [
             sum(stack.num_blocks for stack in model.stacks) for model in (base, pruned)

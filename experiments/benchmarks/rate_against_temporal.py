@@ -320,8 +320,8 @@ def main(argv: Sequence[str]) -> None:
         rows += measure(setting, width, radii, FLAGS.samples, FLAGS.timeout_s)
         json_files.write_json_atomic(run.workdir / f"{NAME}.json", {"rows": rows})
     plot(rows).savefig(run.workdir / f"{NAME}.png", dpi=120)
-    columns = ("name", "ours_seconds", "peer_seconds", "ratio")
-    columns += ("ours_robust", "peer_robust", "ours_decided", "peer_decided")
+    columns = ["name", "ours_seconds", "peer_seconds", "ratio"]
+    columns += ["ours_robust", "peer_robust", "ours_decided", "peer_decided"]
     print(text_table.render(columns, [[row[c] for c in columns] for row in rows]))
 
 
