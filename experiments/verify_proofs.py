@@ -68,8 +68,8 @@ class Prover:
                 f"cannot be written ({error.strerror}); name another directory",
             ) from error
         self._target = _Target(directory, file, other_file, seconds)
-        # Solvers may overrun, encodings take time, and logs are written.
-        limit = 1.5 * len(proof.REFUTERS) * seconds + 30.0
+        # Branching and solvers may overrun, encodings take time, and logs are written.
+        limit = 1.5 * (1 + len(proof.REFUTERS)) * seconds + 30.0
         self._pool = workers.Pool(
             network, num_workers, limit, workers.fair_memory(num_workers)
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
+from jaxsnn.sat import branch
 from jaxsnn.sat.query import Query, Result, Verdict
 from jaxsnn.sat.solve import BRANCH, solve_each
 from jaxsnn.sat.spec import IntegerNetwork
@@ -105,7 +106,7 @@ class Portfolio:
           solve: decides nested queries within the processes.
           make_pool: `Pool`, or processes elsewhere with the same interface.
         """
-        self._solve = solve
+        self._network, self._solve = network, solve
         self._names = tuple(names)
         self._seconds = seconds
         self._num_workers = num_workers
@@ -162,7 +163,10 @@ class Portfolio:
             started = time.monotonic()
             left = self._seconds - self._open[query]
             question = self._queries[query.task][query.position]
-            teams = _teams(self._names, self._num_workers)
+            names = self._names
+            if not branch.applies(self._network, question):
+                names = tuple(name for name in names if name != BRANCH)
+            teams = _teams(names, self._num_workers)
             running = {"+".join(team) for team in teams}
             self._races[query] = _Race(query, running, started, left)
             for team in teams:
@@ -266,15 +270,17 @@ class Portfolio:
 
 
 def _teams(names: tuple[str, ...], num_workers: int) -> list[tuple[str, ...]]:
-    """Who races, a process each; what finds no process left takes turns with branching.
+    """Who races, a process each; one that finds none left takes turns with branching.
 
-    >>> _teams(("branch", "exact", "clingo", "pysat"), 2)
-    [('branch', 'clingo'), ('exact',)]
+    >>> _teams(("exact", "clingo", "branch", "pysat"), 2)
+    [('exact',), ('branch', 'clingo')]
     """
-    teams: list[tuple[str, ...]] = [(name,) for name in names[:num_workers]]
-    if names[0] == BRANCH:  # it may not apply, or give up
-        teams[0] += names[num_workers : num_workers + 1]
-    return teams
+    if BRANCH not in names or num_workers == 1:
+        return [(name,) for name in names[:num_workers]]
+    # Where there are windows alone, clauses take long to write and decide nothing.
+    others = [name for name in names if name not in (BRANCH, "pysat")]
+    alone, left = others[: num_workers - 1], others[num_workers - 1 : num_workers]
+    return [*((name,) for name in alone), (BRANCH, *left)]
 
 
 def _implies(query: _Query, result: Result, other: _Query) -> bool:

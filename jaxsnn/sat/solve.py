@@ -7,8 +7,9 @@ fastest, so these two get the longer turns; clauses come last, as writing them t
 seconds where the query is large: on the L1 queries of 16_784_512_10 they were last,
 with 1 to 16 s where Exact or clingo take 0.5 s.
 
-Branching (`jaxsnn.sat.branch`) takes turns, too, where it applies. It needs no encoding
-and so goes first.
+Branching (`jaxsnn.sat.branch`) takes turns, too, where it applies: after the first
+turns of Exact and clingo, which are done sooner with what is easy, or at once where it
+is named first, as it needs no encoding.
 """
 
 import contextlib
@@ -35,7 +36,8 @@ _LATE = {"pysat": 8.0}  # joins when turns have grown by this much
 
 def portfolio() -> tuple[str, ...]:
     """Returns the names of what is installed and worth a turn, the best first."""
-    return (BRANCH, *backends.portfolio())
+    *first, last = backends.portfolio()  # clauses come last
+    return (*first, BRANCH, last)
 
 
 def solve(
@@ -104,11 +106,11 @@ def solve_each(
             answer, solver, turns = Answer(Status.GAVE_UP), None, solvers
             branching = None
             if BRANCH in names and branch.applies(network, query):
-                branching = _BranchSession(network, query)
+                branching = sessions[BRANCH] = _BranchSession(network, query)
+                answer, turns = Answer(Status.INTERRUPTED), list(names)
+            if branching and names[0] == BRANCH:  # needs no encoding
                 first = _TURN_SECONDS[BRANCH] if solvers else seconds
                 answer, solver = branching.solve((), first), BRANCH
-                if answer.status is Status.INTERRUPTED:
-                    sessions[BRANCH], turns = branching, [BRANCH, *solvers]
             if solvers and answer.status not in _DECIDED:
                 encoding = encoding or encode(network, queries)
                 solver, answer = take_turns(
