@@ -142,19 +142,26 @@ def implied_by_radius(
     """Returns what exact breaking radii say about every radius, one record each.
 
     Each sample is robust up to its `robust_radius`, falsified from its breaking radius
-    on, and open between; the time of its search is counted once.
+    on, and open between; the time of its search is counted once. Radii end where no
+    record says more, which for samples that nothing breaks is long before their own.
     """
-    widest = max((record["radius"] for record in records), default=0)
+    widest = max([1, *map(_last_known, records)])
     implied = []
     for record in records:
-        for radius in range(max(widest, 1) + 1):
+        for radius in range(widest + 1):
             line = {**record, "radius": radius}
-            if radius != record["radius"]:
+            if radius != min(record["radius"], widest):
                 line |= {"seconds": 0.0, "counterexample": None}
             if radius <= record["robust_radius"]:
                 line["verdict"] = proved
             implied.append(line)
     return implied
+
+
+def _last_known(record: Mapping[str, Any]) -> int:
+    """The radius from which on a record says nothing new."""
+    robust_everywhere = record["radius"] == record["robust_radius"]
+    return 0 if robust_everywhere else int(record["radius"])
 
 
 def problems(runs: Sequence[Run]) -> list[str]:
@@ -189,8 +196,9 @@ def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Returns one row for each network, norm and radius.
 
     `par2_seconds` is the mean time with twice the time limit for what was not decided.
-    `accuracy` and `verified_accuracy` are shares of all samples, skipped ones included:
-    those predicted right, and those of them that are robust.
+    `accuracy`, `verified_accuracy` and `unbroken_accuracy` are shares of all samples,
+    skipped ones included: those predicted right, those of them that are robust, and
+    those that were not falsified.
     """
     limits = [float(run.flags["timeout_s"]) for run in runs if "timeout_s" in run.flags]
     skipped: dict[Group, set[int]] = collections.defaultdict(set)
@@ -247,6 +255,7 @@ def summarize_records(
         "par2_seconds": statistics.fmean(penalised),
         "accuracy": len(right) / samples,
         "verified_accuracy": sum(r["verdict"] == "robust" for r in right) / samples,
+        "unbroken_accuracy": sum(r["verdict"] != "falsified" for r in right) / samples,
     }
 
 

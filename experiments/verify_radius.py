@@ -61,7 +61,7 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
                 continue
             found = latest.get(task, Radius(-1, None, Result(Verdict.UNKNOWN)))
             if kind is Kind.STALLED:
-                found = _stopped(found, Result(Verdict.TIMEOUT))
+                found = _stopped(found, Result(Verdict.TIMEOUT, seconds=limit))
             elif kind is Kind.FAILED:
                 found = _stopped(found, Result(Verdict.ERROR, message=value))
             balls = family(job, inputs, task)
@@ -78,8 +78,8 @@ def decide(job: Job, run: run_state.RunState, inputs: Inputs) -> None:
 
 
 def _stopped(found: Radius, result: Result) -> Radius:
-    """What was known when a search was stopped."""
-    seconds = found.result.seconds
+    """What was known when a search was stopped, `result.seconds` later."""
+    seconds = found.result.seconds + result.seconds
     return dataclasses.replace(
         found, result=dataclasses.replace(result, seconds=seconds)
     )

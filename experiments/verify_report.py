@@ -149,12 +149,24 @@ def plot_verdicts(
 def plot_verified_accuracy(
     summary: Sequence[Mapping[str, Any]],
 ) -> "matplotlib.figure.Figure":
-    """Verified accuracy and accuracy over the radius."""
+    """Verified accuracy and accuracy over the radius, and what is open between."""
     figure, axes = _axes()
     radii = [row["radius"] for row in summary]
+    verified = [100 * row["verified_accuracy"] for row in summary]
+    unbroken = [100 * row["unbroken_accuracy"] for row in summary]
+    if verified != unbroken:
+        axes.fill_between(
+            radii,
+            verified,
+            unbroken,
+            color=_COLOURS["timeout"],
+            alpha=0.3,
+            linewidth=0,
+            label="not decided",
+        )
     axes.plot(
         radii,
-        [100 * row["verified_accuracy"] for row in summary],
+        verified,
         "o-",
         color=_COLOURS["robust"],
         label="verified",
@@ -168,7 +180,7 @@ def plot_verified_accuracy(
     )
     axes.set(xlabel="radius", ylabel="accuracy (%)", ylim=(0, 103))
     if all(isinstance(radius, int) for radius in radii):
-        axes.set_xticks(radii)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return figure
 

@@ -29,7 +29,7 @@ from jaxsnn.sat.spec import IntegerNetwork
 BRANCH = "branch"
 NAMES = (BRANCH, *backends.BACKENDS)
 
-_TURN_SECONDS = dict.fromkeys(NAMES, 0.3) | {"exact": 0.6}
+_TURN_SECONDS = dict.fromkeys(NAMES, 0.3) | {"exact": 0.6, BRANCH: 0.6}
 _TURN_GROWTH = 2.0
 _LATE = {"pysat": 8.0}  # joins when turns have grown by this much
 

@@ -8,13 +8,14 @@ and even if it is no more. Workers never import jax.
 """
 
 import collections
+import contextlib
 import enum
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jaxsnn.sat.spec import IntegerNetwork
@@ -28,6 +29,11 @@ GRACE_SECONDS = 1.0
 # How long after its alarm a worker is killed from here, should it have none: a new
 # process that imports solvers on a busy machine is within it.
 _ALARM_MISSED_SECONDS = 20.0
+
+# A worker is meant to keep one core busy; NumPy would start a thread for each.
+_ONE_THREAD = dict.fromkeys(
+    ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
 
 # Systems that know no such signal are left to that.
 _ALARM = getattr(signal, "SIGALRM", None)
@@ -79,7 +85,8 @@ class _Worker:
         self.process = context.Process(
             target=_serve, args=(other, network, memory_bytes), daemon=True
         )
-        self.process.start()
+        with _environment(_ONE_THREAD):
+            self.process.start()
         other.close()
         self.task: Hashable = None
         self.busy = False
@@ -229,6 +236,21 @@ class Pool:
     def _replace(self, worker: _Worker) -> None:
         worker.kill()
         self._workers.remove(worker)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables that processes started meanwhile inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _serve(

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from experiments import json_files, results, run_state, summarize
+from experiments import json_files, results, run_state, summarize, verify_report
 
 # sample, radius, verdict, stage, seconds, label, prediction
 BY_HAND = [
@@ -211,3 +211,47 @@ def test_equivalence_has_columns_of_its_own(tmp_path):
     assert shown["other"] == "pruned.npz"
     assert (shown["equivalent"], shown["different"]) == (1, 1)
     assert "verified" not in shown
+
+
+def test_exact_radii_say_what_holds_at_every_radius():
+    def line(sample, robust, radius, verdict):
+        return {
+            "sample": sample,
+            "label": 1,
+            "prediction": 1,
+            "norm": "l1",
+            "radius": radius,
+            "robust_radius": robust,
+            "verdict": verdict,
+            "stage": "solve",
+            "backend": "exact",
+            "seconds": 1.0,
+            "counterexample": None,
+        }
+
+    records = [
+        line(0, 2, 3, "falsified"),
+        line(1, 0, 1, "timeout"),
+        line(2, 9000, 9000, "robust"),  # nothing breaks it
+    ]
+    implied = results.implied_by_radius(records)
+    verdicts = {(r["sample"], r["radius"]): r["verdict"] for r in implied}
+    assert verdicts == {
+        **{(0, k): "robust" for k in (0, 1, 2)},
+        (0, 3): "falsified",
+        (1, 0): "robust",
+        **{(1, k): "timeout" for k in (1, 2, 3)},
+        **{(2, k): "robust" for k in range(4)},
+    }
+    assert sum(r["seconds"] for r in implied) == 3.0
+    rows = [
+        results.summarize_records([r for r in implied if r["radius"] == radius])
+        for radius in range(4)
+    ]
+    assert [3 * row["verified_accuracy"] for row in rows] == [3, 2, 2, 1]
+    assert [3 * row["unbroken_accuracy"] for row in rows] == [3, 3, 3, 2]
+    figure = verify_report.plot_verified_accuracy(
+        [{"radius": radius, **row} for radius, row in enumerate(rows)]
+    )
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["not decided", "verified", "clean"]

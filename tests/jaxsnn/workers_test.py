@@ -115,3 +115,15 @@ def test_the_alarm_ends_with_its_task():
         time.sleep(1.5)
         pool.submit(2, count, 1)
         assert collect(pool) == {2: [(Kind.ITEM, 0), (Kind.ITEM, 1), (Kind.DONE, None)]}
+
+
+def environment(network):
+    yield os.environ.get("OMP_NUM_THREADS")
+
+
+def test_workers_keep_to_one_thread_and_nobody_else_does(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with Pool(NETWORK, 1, limit_seconds=30.0) as pool:
+        pool.submit("environment", environment)
+        assert "OMP_NUM_THREADS" not in os.environ
+        assert collect(pool)["environment"][0] == (Kind.ITEM, "1")
