@@ -21,7 +21,12 @@ if TYPE_CHECKING:
         l1_query,
         linf_query,
     )
-    from jaxsnn.sat.radius import smallest_breaking_radius
+    from jaxsnn.sat.radius import (
+        l0_family,
+        l1_family,
+        linf_family,
+        smallest_breaking_radius,
+    )
     from jaxsnn.sat.requirement import Alike, Latency, Monotone, Tie
     from jaxsnn.sat.solve import solve
     from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
@@ -43,7 +48,12 @@ _MODULES = {
         "l1_query",
         "linf_query",
     ),
-    "jaxsnn.sat.radius": ("smallest_breaking_radius",),
+    "jaxsnn.sat.radius": (
+        "l0_family",
+        "l1_family",
+        "linf_family",
+        "smallest_breaking_radius",
+    ),
     "jaxsnn.sat.requirement": ("Alike", "Latency", "Monotone", "Tie"),
     "jaxsnn.sat.solve": ("solve",),
     "jaxsnn.sat.spec": ("Conv2D", "Dense", "EarliestPool2D", "IntegerNetwork"),
@@ -69,9 +79,12 @@ __all__ = [
     "Tie",
     "Verdict",
     "compare",
+    "l0_family",
     "l0_query",
+    "l1_family",
     "l1_query",
     "latency",
+    "linf_family",
     "linf_query",
     "load",
     "output_steps",
