@@ -4,8 +4,9 @@ Several backends share the time of a query by turns of growing length: solvers d
 by orders of magnitude on single queries, so that turns cost a small factor and often
 save far more. Cutting planes prove robustness fastest and clasp finds counterexamples
 fastest, so these two get the longer turns; clauses come last, as writing them takes
-seconds where the query is large: on 22 L1 queries of 16_784_512_10, each backend alone,
-they were first on none, with a median of 12 s against 0.5 s of Exact and 0.7 s of clingo.
+seconds where the query is large: on 22 L1 queries of 16_784_512_10, each backend
+alone, they were first on none, with a median of 12 s against 0.5 s of Exact and 0.7 s
+of clingo.
 
 Branching (`jaxsnn.sat.branch`) takes turns, too, where it applies: after the first
 turns of Exact and clingo, which are done sooner with what is easy, or at once where it
