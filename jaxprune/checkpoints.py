@@ -239,7 +239,11 @@ def save_safetensors(
 
     partial = pathlib.Path(f"{os.fspath(path)}.partial")
     try:
+        # safetensors lets only the owner read its files.
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(dict(tensors), partial, metadata=dict(metadata))
+        partial.chmod(mode)
         partial.replace(path)
     except SafetensorError as error:
         raise OSError(f"{os.fspath(path)!r} cannot be written: {error}") from error

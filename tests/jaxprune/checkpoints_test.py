@@ -123,6 +123,10 @@ def test_a_stop_between_the_two_renames_loses_nothing(tmp_path):
 def test_safetensors_round_trip(tmp_path):
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.zeros(1, np.float32)}
     checkpoints.save_safetensors(tmp_path / "m.safetensors", tensors, {"format": "pt"})
+    # Whoever may read the directory's other files may read this one.
+    (tmp_path / "other").touch()
+    modes = {(tmp_path / n).stat().st_mode for n in ("other", "m.safetensors")}
+    assert len(modes) == 1
     again = checkpoints.load_safetensors(tmp_path / "m.safetensors")
     assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
     assert set(checkpoints.load_safetensors(tmp_path)) == {"a", "b"}
