@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import model_names
+from experiments import model_names, progress
 from jaxprune import freezing, heal, mpruner, refit
 from jaxprune.batches import MaskFn
 from jaxprune.prunable import Prunable, Variables
@@ -62,6 +62,8 @@ def without_gradients(
     """
     variables = dict(variables)
     methods = methods_for(methods, after)
+    if methods:
+        progress.note(f"repairing without gradients: {', '.join(methods)}")
     linear, reestimate = "linear" in methods, "batchnorm" in methods
     fitted = False
     for plan in plans:
