@@ -27,6 +27,12 @@ flags.DEFINE_list(
     f"Tables: parameters, {', '.join(mpruner_recipes.GROUPS)}.",
     flag_values=FLAGS,
 )
+flags.DEFINE_list(
+    "settings",
+    [],
+    "Lines of the tables to run, all by default; lines that are there stay.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string(
     "minilm", None, "Directory of MiniLM-L6 in Hugging Face layout.", flag_values=FLAGS
 )
@@ -164,6 +170,10 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def _settings(group: str) -> tuple[mpruner_recipes.Setting, ...]:
+    return () if group == "parameters" else mpruner_recipes.GROUPS[group].settings
+
+
 def main(argv: Sequence[str]) -> None:
     """Checks the flags, then runs group by group."""
     del argv
@@ -173,13 +183,18 @@ def main(argv: Sequence[str]) -> None:
             raise run_state.usage_error("groups", name, f"valid are {', '.join(known)}")
         if name.startswith("minilm") and FLAGS.minilm is None:
             raise run_state.usage_error("minilm", None, f"is required by {name}")
+    lines = {s.name for name in FLAGS.groups for s in _settings(name)}
+    for name in FLAGS.settings:
+        if name not in lines:
+            told = f"valid are {', '.join(sorted(lines))}"
+            raise run_state.usage_error("settings", name, told)
     if FLAGS.groups != ["parameters"] and FLAGS.data_dir is None:
         raise run_state.usage_error("data_dir", None, "is required: of all data sets")
     run = run_state.start_run(
         FLAGS.workdir,
         run_state.settings(FLAGS),
         outputs=("tables.md", *known),
-        volatile=("groups",),
+        volatile=("groups", "settings"),
         overwrite=FLAGS.overwrite,
     )
 
@@ -203,6 +218,9 @@ def main(argv: Sequence[str]) -> None:
         progress.note(f"{name}: base")
         prune(directory / "base", arguments_of(group, (*group.base, *alone)))
         for number, setting in enumerate(group.settings, 1):
+            asked = not FLAGS.settings or setting.name in FLAGS.settings
+            if not asked and not (directory / setting.name / "report.json").is_file():
+                continue
             progress.note(f"{name}: {setting.name}, {number} of {len(group.settings)}")
             flags_of_run = (
                 f"--weights={directory / 'base' / 'base'}",

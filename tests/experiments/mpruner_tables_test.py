@@ -123,14 +123,26 @@ def test_tables_of_other_groups_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(mpruner_tables, "prune", prune)
     for groups in ("t5_digits", "t5_emotion"):
         argv = [f"--groups={groups}", "--data_dir=d", f"--workdir={tmp_path / 'w'}"]
+        argv.append("--settings=K1_0.99")
         with pytest.raises(SystemExit) as exit_info:
             run_state.run(mpruner_tables.main, mpruner_tables.FLAGS, ["x", *argv])
         assert not exit_info.value.code
-    assert [str(where) for where, _ in asked[:2]] == [
+    # Of the two lines of the first group, the one that was asked for.
+    assert [str(where) for where, _ in asked] == [
         "t5_digits/base",
         "t5_digits/K1_0.99",
+        "t5_emotion/base",
+        "t5_emotion/K1_0.99",
     ]
     assert "--train_epochs=2" in asked[0][1]
     assert f"--weights={tmp_path}/w/t5_digits/base/base" in asked[1][1]
     tables = (tmp_path / "w" / "tables.md").read_text()
     assert tables.count("| K1_0.99 | 6 to 3 |") == 2
+
+
+def test_a_line_that_is_not_there_is_told(tmp_path, capsys):
+    argv = ["x", "--groups=resnet20", "--settings=half", f"--workdir={tmp_path / 'w'}"]
+    with pytest.raises(SystemExit) as exit_info:
+        run_state.run(mpruner_tables.main, mpruner_tables.FLAGS, argv)
+    assert exit_info.value.code == 2
+    assert "--settings=half: valid are K1_0.95, " in capsys.readouterr().err
