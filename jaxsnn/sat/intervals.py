@@ -14,7 +14,8 @@ import numpy as np
 from jaxsnn.sat import contributions
 from jaxsnn.sat.query import Query
 from jaxsnn.sat.requirement import Alike, Latency, Monotone, Tie
-from jaxsnn.sat.spec import IntegerNetwork, Layer
+from jaxsnn.sat.response import STEP
+from jaxsnn.sat.spec import Dense, IntegerNetwork, Layer
 
 # The largest total shift within which the best moves are found exactly.
 MAX_EXACT_BUDGET = 64
@@ -146,7 +147,8 @@ def input_potentials(
     Each bound is attained by some admissible input, as long as the query has at most
     one kind of budget, or inputs that may fail and none; with more, each is relaxed in
     turn and the tighter one kept. In layers with delays any number of the inputs that
-    may fail does, free of budgets.
+    may fail does, free of budgets. At steps from which a spike would be no sooner than
+    the forced one, bounds are whatever is easy.
     """
     synapses = layer.synapses()
     budgeted = query.max_total_shift is not None or query.max_changed is not None
@@ -154,7 +156,9 @@ def input_potentials(
     if failing and not synapses.instant:
         anywhere = Interval(query.earliest, query.latest)
         return _potentials(layer, anywhere, num_steps)
-    lowest, highest = _potentials(layer, Interval(query.low, query.high), num_steps)
+    if not (budgeted and synapses.instant):
+        window = Interval(query.low, query.high)
+        lowest, highest = _potentials(layer, window, num_steps)
     if not (budgeted or failing):
         return lowest, highest
     if not synapses.instant:
@@ -162,20 +166,47 @@ def input_potentials(
             return lowest, highest
         least, most = contributions.within_budget(layer, query, num_steps)
         return np.maximum(lowest, least), np.minimum(highest, most)
-    clean = _accumulate(
-        layer, query.spike_steps[synapses.inputs], synapses.weights, num_steps
-    )
-    weights = np.zeros((layer.num_outputs, layer.num_inputs), np.int64)
-    weights[synapses.neurons, synapses.inputs] = synapses.weights
-    for step in range(num_steps):
+    weights = _matrix(layer)
+    if budgeted:  # moves within windows alone would reach no farther
+        lowest = _arrived(weights, query.spike_steps, num_steps)
+        highest = lowest.copy()
+    # A crossing from then on leads to the last step, as none at all does.
+    in_time = max(num_steps - 1 - layer.delay, 0)
+    reach = np.abs(weights).sum(axis=1, keepdims=True)
+    lowest[:, in_time:], highest[:, in_time:] = -reach, reach
+    for step in range(in_time):
         if budgeted:
             rise, fall = _shift_gains(weights, query, step)
-            highest[:, step] = np.minimum(highest[:, step], clean[:, step] + rise)
-            lowest[:, step] = np.maximum(lowest[:, step], clean[:, step] - fall)
+            highest[:, step] += rise
+            lowest[:, step] -= fall
         if failing:
             highest[:, step] += _failure_gain(weights, query, step, budgeted)
             lowest[:, step] -= _failure_gain(-weights, query, step, budgeted)
     return lowest, highest
+
+
+def _matrix(layer: Layer) -> np.ndarray:
+    """What spikes add to potentials, `[N, D]`, in a layer without delays."""
+    if isinstance(layer, Dense) and layer.response == STEP:
+        return layer.weights
+    synapses = layer.synapses()
+    weights = np.zeros((layer.num_outputs, layer.num_inputs), np.int64)
+    weights[synapses.neurons, synapses.inputs] = synapses.weights
+    return weights
+
+
+def _arrived(weights: np.ndarray, steps: np.ndarray, num_steps: int) -> np.ndarray:
+    """`[N, T]` sums of the weights of inputs that have spiked."""
+    soon = np.flatnonzero(steps < num_steps - 1)
+    shape = len(weights), num_steps
+    cells = np.arange(len(weights))[:, None] * num_steps + steps[soon]
+    # In float64, where these sums are exact (`spec.MAX_EXACT_SUM`).
+    arrivals = np.bincount(
+        cells.ravel(), weights[:, soon].ravel(), minlength=math.prod(shape)
+    )
+    sums = np.cumsum(arrivals.reshape(shape).astype(np.int64), axis=1)
+    sums[:, -1] = weights.sum(axis=1)
+    return sums
 
 
 def _shift_gains(
@@ -185,8 +216,11 @@ def _shift_gains(
     # Moving input i across this step costs `cost[i]` steps and adds or takes away `w`.
     arrived = query.spike_steps <= step
     free = np.flatnonzero(np.where(arrived, query.high > step, query.low <= step))
-    arrived, steps = arrived[free], query.spike_steps[free]
+    steps = query.spike_steps
     cost = np.where(arrived, step + 1 - steps, steps - step)
+    if query.max_total_shift is not None:
+        free = free[cost[free] <= query.max_total_shift]
+    arrived, cost = arrived[free], cost[free]
     gains = weights[:, free] * np.where(arrived, -1, 1)
     return _best_shift(gains, cost, query), _best_shift(-gains, cost, query)
 
@@ -241,9 +275,12 @@ def _best_gain(gains: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
         if most == 0:
             continue
         # Of equally costly items only the most valuable are ever taken.
-        if most < items.shape[1]:
-            items = np.partition(items, -most, axis=1)[:, -most:]
-        top = -np.sort(-items, axis=1)
+        if most == 1:
+            top = items.max(axis=1, keepdims=True)
+        else:
+            if most < items.shape[1]:
+                items = np.partition(items, -most, axis=1)[:, -most:]
+            top = -np.sort(-items, axis=1)
         taken = np.cumsum(top, axis=1)
         improved = best.copy()
         for count in range(1, most + 1):

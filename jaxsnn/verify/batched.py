@@ -36,7 +36,7 @@ MAX_COMPILED_BUDGET = 8
 
 
 # Synapses times steps that splits of a ball go through in about a second.
-SPLIT_WORK = 500_000_000
+SPLIT_WORK = 1_000_000_000
 
 # Parts that are bounded at a time on an accelerator, and in all.
 ROWS_OF_PARTS = 256

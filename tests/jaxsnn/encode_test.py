@@ -68,12 +68,13 @@ def test_bounds_of_input_potentials_are_attained(data):
             for point in small_networks.admissible(query)
         ]
     )
+    assert (lowest <= seen.min(axis=0)).all()
+    assert (seen.max(axis=0) <= highest).all()
+    # Two budgets at once are relaxed one at a time.
     if query.max_changed is None or query.max_total_shift is None:
-        np.testing.assert_array_equal(lowest, seen.min(axis=0))
-        np.testing.assert_array_equal(highest, seen.max(axis=0))
-    else:  # two budgets at once are relaxed one at a time
-        assert (lowest <= seen.min(axis=0)).all()
-        assert (seen.max(axis=0) <= highest).all()
+        told = slice(0, num_steps - 1 - layer.delay)  # later crossings tell nothing
+        np.testing.assert_array_equal(lowest[:, told], seen.min(axis=0)[:, told])
+        np.testing.assert_array_equal(highest[:, told], seen.max(axis=0)[:, told])
 
 
 @settings(max_examples=15, deadline=None)

@@ -129,8 +129,9 @@ def test_potentials_of_failing_inputs_are_attained(data):
     lowest, highest = intervals.input_potentials(layer, query, num_steps)
     points = small_networks.admissible(query)
     seen = np.array([replay.potentials(layer, p, num_steps) for p in points])
-    np.testing.assert_array_equal(lowest, seen.min(axis=0))
-    np.testing.assert_array_equal(highest, seen.max(axis=0))
+    told = slice(0, num_steps - 1 - layer.delay)  # later crossings tell nothing
+    np.testing.assert_array_equal(lowest[:, told], seen.min(axis=0)[:, told])
+    np.testing.assert_array_equal(highest[:, told], seen.max(axis=0)[:, told])
 
 
 def test_a_lost_spike_jumps_over_the_steps_between():

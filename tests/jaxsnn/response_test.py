@@ -118,12 +118,12 @@ def test_ranges_of_potentials_are_attained(data):
             for point in small_networks.admissible(query)
         ]
     )
+    assert (lowest <= seen.min(axis=0)).all()
+    assert (seen.max(axis=0) <= highest).all()
     if query.max_changed is None or query.max_total_shift is None:
-        np.testing.assert_array_equal(lowest, seen.min(axis=0))
-        np.testing.assert_array_equal(highest, seen.max(axis=0))
-    else:
-        assert (lowest <= seen.min(axis=0)).all()
-        assert (seen.max(axis=0) <= highest).all()
+        told = slice(0, num_steps - 1 - layer.delay)  # later crossings tell nothing
+        np.testing.assert_array_equal(lowest[:, told], seen.min(axis=0)[:, told])
+        np.testing.assert_array_equal(highest[:, told], seen.max(axis=0)[:, told])
 
 
 @settings(max_examples=30, deadline=None)
@@ -137,7 +137,9 @@ def test_general_ranges_equal_those_of_instant_layers(data):
     if query.max_total_shift is not None or query.max_changed is not None:
         least, most = contributions.within_budget(layer, query, num_steps)
         found = np.maximum(found[0], least), np.minimum(found[1], most)
-    np.testing.assert_array_equal(found, expected)
+    told = num_steps - 1 - layer.delay  # later crossings tell nothing
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours[:, :told], theirs[:, :told])
 
 
 @settings(max_examples=60, deadline=None)
