@@ -126,13 +126,19 @@ class _Encoder:
         self.encoded_until[depth, neuron] = step + 1
 
 
-def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
+def encode(
+    network: IntegerNetwork,
+    queries: Sequence[Query],
+    earliest: np.ndarray | None = None,
+) -> Encoding:
     """Encodes nested queries about one input for incremental solving.
 
     Args:
       network: the network.
       queries: same input, label, target, reading of ties and requirement; each
         admits all that the one before it admits.
+      earliest: `[C]` steps before which no output spikes whatever the widest query
+        admits, where more is known than its intervals say (`jaxsnn.sat.branch`).
 
     Returns:
       The encoding. The widest query's intervals are constants; those of the narrower
@@ -145,8 +151,11 @@ def encode(network: IntegerNetwork, queries: Sequence[Query]) -> Encoding:
     widest = queries[-1]
     problem = Problem()
     encoders = _runs(problem, network, widest)
-    outputs = [encoder.outputs() for encoder in encoders]
-    problem.add_clause(*violations(problem, widest, outputs))
+    if earliest is not None:
+        outputs = encoders[0].levels[-1]
+        encoders[0].levels[-1] = outputs._replace(low=np.maximum(outputs.low, earliest))
+    runs = [encoder.outputs() for encoder in encoders]
+    problem.add_clause(*violations(problem, widest, runs))
     inputs = tuple(dict.fromkeys(encoder.inputs for encoder in encoders))
     assumptions = []
     for query in queries:

@@ -32,6 +32,9 @@ NAMES = (BRANCH, *backends.BACKENDS)
 
 _TURN_SECONDS = dict.fromkeys(NAMES, 0.3) | {"exact": 0.6, BRANCH: 0.6}
 _TURN_GROWTH = 2.0
+# Named first, branching has so much of the time to itself: what it shows of one query
+# by then, its encoding takes for granted.
+_FIRST_SHARE = 0.25
 # Joins when turns have grown by this much, and the others had six seconds or so.
 _LATE = {"pysat": 8.0}
 
@@ -111,10 +114,14 @@ def solve_each(
                 branching = sessions[BRANCH] = _BranchSession(network, query)
                 answer, turns = Answer(Status.INTERRUPTED), list(names)
             if branching and names[0] == BRANCH:  # needs no encoding
-                first = _TURN_SECONDS[BRANCH] if solvers else seconds
+                first = _FIRST_SHARE * seconds if solvers else seconds
                 answer, solver = branching.solve((), first), BRANCH
             if solvers and answer.status not in _DECIDED:
-                encoding = encoding or encode(network, queries)
+                if encoding is None:
+                    # What holds of a query need not hold of wider ones.
+                    alone = branching if len(queries) == 1 else None
+                    known = None if alone is None else alone.earliest
+                    encoding = encode(network, queries, known)
                 solver, answer = take_turns(
                     encoding.problem,
                     encoding.assumptions[index],
@@ -148,6 +155,10 @@ class _BranchSession:
     @property
     def counterexample(self) -> np.ndarray | None:
         return self._branching.counterexample
+
+    @property
+    def earliest(self) -> np.ndarray:
+        return self._branching.earliest
 
     def solve(self, assumptions: Sequence[int], seconds: float) -> Answer:
         """Goes on for so long."""
