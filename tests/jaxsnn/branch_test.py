@@ -236,3 +236,34 @@ def test_it_applies_to_two_dense_layers_and_windows_alone():
     assert not branch.applies(network, budgeted)
     (result,) = solve(network, [budgeted], 10.0, (BRANCH,))
     assert result.verdict is Verdict.UNKNOWN
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 2))
+def test_a_solver_agrees_where_nobody_can_enumerate(seed, radius):
+    rng = np.random.default_rng(seed)
+    network = IntegerNetwork(
+        (
+            Dense(rng.integers(-40, 60, (24, 30)), rng.integers(20, 300, 24)),
+            Dense(rng.integers(-40, 60, (4, 24)), rng.integers(20, 300, 4)),
+        ),
+        num_steps=9,
+    )
+    steps = rng.integers(0, 3, 30)
+    label = replay.prediction(replay.spike_steps(network, steps)[-1])
+    ball = linf_query(steps, label, radius, 9)
+    moves = rng.random(30) < 0.4 * rng.random()
+    query = dataclasses.replace(
+        ball,
+        low=np.where(moves, ball.low, steps),
+        high=np.where(moves, ball.high, steps),
+    )
+    branching = branch.Branching(network, query)
+    branching.run(seconds=1.0)
+    (result,) = solve(network, [query], 60.0, ("clingo",))
+    if branching.proved:
+        assert result.verdict is Verdict.ROBUST
+        trees = branch.to_json(branching.trees)
+        check_branches(network, query, _claims(network, query), trees)
+    if branching.counterexample is not None:
+        assert result.verdict is Verdict.FALSIFIED
