@@ -92,11 +92,12 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
         state = mpruner.init(source.model, base.variables, settings)
 
     before = state
+    chosen = "as named" if job.remove else f"at threshold {job.threshold}"
 
     def save(state: mpruner.State) -> None:
         nonlocal before
         mpruner.save_state(workdir / "loop", state)
-        prune_report.tell(before, state, job.threshold)
+        prune_report.tell(before, state, chosen)
         before = state
 
     functions = run.functions(base.variables)

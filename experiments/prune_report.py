@@ -23,8 +23,14 @@ _METHODS = {
 }
 
 
-def tell(before: mpruner.State, state: mpruner.State, threshold: float) -> None:
-    """Says in one line what the loop has just done."""
+def tell(before: mpruner.State, state: mpruner.State, chosen: str) -> None:
+    """Says in one line what the loop has just done.
+
+    Args:
+        before: the state before.
+        state: the state now.
+        chosen: how blocks are chosen, in words.
+    """
     if before.base_accuracy is None:
         progress.note(f"accuracy of the unpruned model: {state.base_accuracy:.4f}")
     if state.rounds == before.rounds:
@@ -36,8 +42,8 @@ def tell(before: mpruner.State, state: mpruner.State, threshold: float) -> None:
     elif state.step is mpruner.Step.HEAL:
         removed = sum(len(blocks) for blocks in last.removed.values())
         progress.note(
-            f"round {number}: removed {removed} blocks at threshold {threshold}, "
-            f"stride {last.stride}; accuracy {last.accuracy_before_repair:.4f}"
+            f"round {number}: removed {removed} blocks {chosen}, stride {last.stride}; "
+            f"accuracy {last.accuracy_before_repair:.4f}"
         )
     elif state.step is mpruner.Step.RECOVER:
         accuracy = last.accuracy_after_heal
@@ -59,9 +65,11 @@ def write(
         single = len(state.base_similarity) == 1
         files[name] = "similarity.npy" if single else f"similarity_{name}.npy"
         np.save(workdir / files[name], matrix)
+    # Blocks that the user named were not chosen by a threshold.
+    threshold = None if settings["remove"] else settings["threshold"]
     result = {
         **measured,
-        "rounds": [_round(attempt, settings["threshold"]) for attempt in state.rounds],
+        "rounds": [_round(attempt, threshold) for attempt in state.rounds],
         "certificate": dict(certificate),
         "similarity": next(iter(files.values())),
         "similarity_by_stack": files,
@@ -74,7 +82,7 @@ def write(
     return result
 
 
-def _round(attempt: mpruner.Round, threshold: float) -> dict[str, Any]:
+def _round(attempt: mpruner.Round, threshold: float | None) -> dict[str, Any]:
     return {
         "threshold": threshold,
         "stride": attempt.stride,

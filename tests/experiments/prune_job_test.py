@@ -94,6 +94,7 @@ def test_the_blocks_that_are_named_go_and_no_others(base, tmp_path):
     )
     (attempt,) = report["rounds"]
     assert attempt["removed"] == {STACK: [2]}
+    assert attempt["threshold"] is None
     assert attempt["accepted"]
     assert report["pruned"]["kept_blocks"][STACK] == [0, 1]
 
