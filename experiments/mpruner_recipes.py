@@ -144,7 +144,10 @@ def _resnet(depth: int) -> Group:
 
 
 def _geometry(
-    title: str, task: tuple[str, ...], settings: tuple[Setting, ...]
+    title: str,
+    task: tuple[str, ...],
+    settings: tuple[Setting, ...],
+    base: tuple[str, ...] = (),
 ) -> Group:
     """Returns a model of the paper at its true size, hardly trained."""
     few = (
@@ -156,7 +159,7 @@ def _geometry(
     )
     return Group(
         f"{title} at its true size, on 64 examples",
-        ("--train_epochs=1",),
+        (*base, "--train_epochs=1"),
         (*task, *few),
         settings,
         "random weights: that it runs is shown, not how well",
@@ -193,21 +196,23 @@ GEOMETRIES: dict[str, Group] = {
     ),
     "bert_base_size": _geometry(
         "BERT-base",
-        ("--model=bert", "--size=base", *_EMOTIONS),
+        ("--model=bert", *_EMOTIONS),
         (
             _without("K1_0.99", "95.31111 M", ("", 10, 12)),
             _without("K1_0.98", "81.135366 M", ("", 8, 12)),
             _without("second_0.98", "66.959622 M", ("", 6, 12)),
         ),
+        ("--size=base",),
     ),
     "t5_base_size": _geometry(
         "T5-base",
-        ("--model=t5", "--size=base", *_EMOTIONS),
+        ("--model=t5", *_EMOTIONS),
         (
             _without(
                 "K1_0.99", "135.588864 M", ("encoder:", 9, 12), ("decoder:", 5, 12)
             ),
         ),
+        ("--size=base",),
     ),
 }
 

@@ -46,7 +46,8 @@ def test_every_run_of_a_recipe_is_a_command_line(name, monkeypatch, tmp_path):
     mpruner_tables.FLAGS(["x", "--data_dir=/nowhere", "--minilm=/m", "--workdir=w"])
     names = {setting.name for setting in group.settings}
     assert len(names) == len(group.settings)
-    for flags_of_run in (group.base, *(s.flags for s in group.settings)):
+    begun = ("--weights=/w/base",)
+    for flags_of_run in (group.base, *((*begun, *s.flags) for s in group.settings)):
         arguments = mpruner_tables.arguments_of(
             group, (*flags_of_run, *mpruner_recipes.COMMON, f"--workdir={tmp_path}")
         )
