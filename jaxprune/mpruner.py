@@ -318,9 +318,11 @@ def _judge(_: Prunable, settings: Settings, __: Functions, state: State) -> Stat
         return _raise_stride(settings, dataclasses.replace(state, candidate=None))
     reason = f"accuracy drop {drop:.4f} is within {settings.max_accuracy_drop:g}"
     state = _with_round(state, accepted=True, reason=reason)
+    # No round is left that similarity would serve.
+    last = settings.max_rounds is not None and len(state.rounds) >= settings.max_rounds
     return dataclasses.replace(
         state,
-        step=Step.ANALYSE,
+        step=Step.DONE if last else Step.ANALYSE,
         accepted=candidate,
         accepted_accuracy=accuracy,
         candidate=None,

@@ -166,6 +166,14 @@ def test_rounds_are_limited():
     assert len(run([0, 0.5, 0.5], settings).rounds) == 1
 
 
+def test_no_similarity_is_measured_that_no_round_would_use():
+    log = []
+    state = run([0.0] * 4, mpruner.Settings(0.1, max_rounds=1), log=log)
+    assert state.rounds[-1].accepted
+    assert state.step is mpruner.Step.DONE
+    assert log.count("analyse") == 1
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     importance=st.lists(st.sampled_from([0.0, 0.05, 0.3]), min_size=1, max_size=7),
