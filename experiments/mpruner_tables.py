@@ -213,8 +213,7 @@ def main(argv: Sequence[str]) -> None:
         group, directory = mpruner_recipes.GROUPS[name], run.workdir / name
         directory.mkdir(exist_ok=True)
         rows: list[list[Any]] = []
-        # Prunes nothing: no two blocks are that alike.
-        alone = ("--threshold=1", "--max_rounds=1", "--recovery_epochs=0")
+        alone = ("--max_rounds=0", "--recovery_epochs=0")
         progress.note(f"{name}: base")
         prune(directory / "base", arguments_of(group, (*group.base, *alone)))
         for number, setting in enumerate(group.settings, 1):

@@ -157,7 +157,11 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "max_rounds", None, "Largest number of rounds.", lower_bound=1, flag_values=FLAGS
+    "max_rounds",
+    None,
+    "Largest number of rounds; 0 trains and measures the unpruned model alone.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "learning_rate",

@@ -129,8 +129,8 @@ def _outcome_sentence(result: Mapping[str, Any]) -> str:
         return _certificate_sentence(result["certificate"])
     if not any(attempt["removed"] for attempt in result["rounds"]):
         return (
-            "Nothing was removed: no blocks are alike at this threshold. A lower "
-            "--threshold makes larger clusters."
+            "Nothing was removed: no round was allowed (--max_rounds=0), or no blocks "
+            "are alike at this threshold. A lower --threshold makes larger clusters."
         )
     return (
         "Nothing was removed: no cut kept the accuracy. Allow a larger "

@@ -164,6 +164,7 @@ def test_one_block_is_nothing_to_prune():
 def test_rounds_are_limited():
     settings = mpruner.Settings(0.0, max_rounds=1)
     assert len(run([0, 0.5, 0.5], settings).rounds) == 1
+    assert not run([0, 0.5, 0.5], mpruner.Settings(0.0, max_rounds=0)).rounds
 
 
 def test_no_similarity_is_measured_that_no_round_would_use():
