@@ -38,9 +38,12 @@ class Job:
         batch_size: examples per update.
         learning_rate: of the first update, in units of the threshold for s4nn, else
             relative to the weights; it falls to 0 along a cosine.
+        weight_decay: share of every weight, times the learning rate, that an update
+            takes away; not for s4nn.
         jitter: steps by which input spikes are moved at random in training.
         shift: pixels by which images are moved at random in training.
         margin: by which the label is to lead, in steps.
+        gradient_samples: steps in which surrogate gradients look, 0 for all.
         seed: of initial weights, order of examples, jitter, shift and delays.
         response: of every layer's potentials to a spike.
         max_delay: synapses have fixed random delays of up to so many steps.
@@ -57,9 +60,11 @@ class Job:
     epochs: int
     batch_size: int
     learning_rate: float
+    weight_decay: float
     jitter: int
     shift: int
     margin: float
+    gradient_samples: int
     seed: int
     response: tuple[int, ...] = (1,)
     max_delay: int = 0
@@ -105,6 +110,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     else:
         objective = temporal_margin.TemporalMargin(
             margin=job.margin / job.num_steps,
+            num_samples=gradient_samples(job),
             weight_bits=job.weight_bits,
             radius=job.train_radius,
             ramp=batches * job.epochs // 2,
@@ -114,6 +120,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
         optimizer = optax.chain(
             optax.scale_by_adam(),
             optax.scale_by_param_block_rms(),
+            optax.add_decayed_weights(job.weight_decay),
             optax.scale_by_learning_rate(schedule),
         )
         params = network.init(init_key, config)
@@ -217,6 +224,15 @@ def network_config(job: Job) -> "network.NetworkConfig":
     return dataclasses.replace(config, layers=tuple(layers))
 
 
+def gradient_samples(job: Job) -> int | None:
+    """Returns in how many steps surrogate gradients look, or None for all.
+
+    Delays and responses count steps, and bounds of a box are sound only with all.
+    """
+    counts_steps = job.response != (1,) or job.max_delay or job.train_radius
+    return None if counts_steps else job.gradient_samples or None
+
+
 def augmentation(job: Job) -> "training.Augment | None":
     """Returns what is done to the spike times of a batch in training."""
     import jax
@@ -267,8 +283,8 @@ def measure(
         labels: `[N]`.
 
     Returns:
-        A dict of `accuracy`, `tied`, `silent`, shares of 1, and the median `margin` of
-        the label over the next output, in steps.
+        A dict of `accuracy`, `among_first`, `tied`, `silent`, shares of 1, and the
+        median `margin` of the label over the next output, in steps.
     """
     import jax
     import jax.numpy as jnp
@@ -291,6 +307,7 @@ def measure(
     outcome = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return {
         "accuracy": float(outcome.correct.mean()),
+        "among_first": float(outcome.among_first.mean()),
         "tied": float(outcome.tied.mean()),
         "silent": float(outcome.silent.mean()),
         "median_margin": float(np.median(outcome.margin)),
@@ -299,7 +316,7 @@ def measure(
 
 def describe(metrics: dict[str, Any]) -> str:
     """Returns the summary table of a finished run."""
-    names = ("accuracy", "tied", "silent", "median_margin")
+    names = ("accuracy", "among_first", "tied", "silent", "median_margin")
     rows = [
         [split, *(metrics[f"{split}_{name}"] for name in names)]
         for split in ("train", "test")

@@ -85,6 +85,14 @@ flags.DEFINE_float(
     "0.03), for s4nn to the threshold (default 0.005).",
     flag_values=FLAGS,
 )
+flags.DEFINE_float(
+    "weight_decay",
+    0.0,
+    "Share of every weight, times the learning rate, that an update takes away; not "
+    "for s4nn. Smaller weights wait for more spikes before they decide.",
+    lower_bound=0.0,
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer(
     "jitter",
     1,
@@ -104,6 +112,14 @@ flags.DEFINE_float(
     None,
     "Steps by which the label is to spike before any other output (default an eighth "
     "of num_steps, for s4nn 3).",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "gradient_samples",
+    16,
+    "Steps in which surrogate gradients look at potentials; spike times stay exact. 0 "
+    "for all, as with certified training, delays and another --response always.",
+    lower_bound=0,
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -171,6 +187,10 @@ def make_job() -> Job:
             FLAGS.margin,
             f"must be at least {least_margin} and below the {FLAGS.num_steps} steps",
         )
+    if FLAGS.weight_decay and FLAGS.method == "s4nn":
+        raise run_state.usage_error(
+            "weight_decay", FLAGS.weight_decay, "must be 0 with --method=s4nn"
+        )
     if FLAGS.arch == "conv" and FLAGS.method == "s4nn":
         raise run_state.usage_error(
             "arch", "conv", "must be dense with --method=s4nn; others learn kernels"
@@ -189,6 +209,13 @@ def make_job() -> Job:
     if FLAGS.arch == "conv" and len(shape) != 2:
         raise run_state.usage_error(
             "arch", "conv", f"must be dense with --dataset={FLAGS.dataset}: no images"
+        )
+    if FLAGS.shift and len(shape) == 2 and FLAGS.shift >= min(shape):
+        raise run_state.usage_error(
+            "shift",
+            FLAGS.shift,
+            f"must be below {min(shape)}, the size of an image of "
+            f"--dataset={FLAGS.dataset}",
         )
     if FLAGS.shift and len(shape) != 2:
         raise run_state.usage_error(
@@ -213,9 +240,11 @@ def make_job() -> Job:
         epochs=FLAGS.epochs,
         batch_size=FLAGS.batch_size,
         learning_rate=learning_rate,
+        weight_decay=FLAGS.weight_decay,
         jitter=FLAGS.jitter,
         shift=FLAGS.shift,
         margin=margin,
+        gradient_samples=FLAGS.gradient_samples,
         seed=FLAGS.seed,
         response=response,
         max_delay=FLAGS.max_delay,

@@ -1,10 +1,13 @@
 """Spike times of a batch, differentiable by weight.
 
-Forward, this is the network itself. Backward, time is seen in bins, and the question
-whether a neuron has spiked by the end of a bin, a step function of its highest
+Forward, this is the network itself. Backward, potentials are looked at in some steps,
+and the question whether a neuron has spiked by then, a step function of its highest
 potential so far, is given a bell-shaped derivative around the threshold. Unlike a
 gradient through the one step of the crossing, this one also knows of spikes that
 nearly came earlier, and it vanishes where no small change of a weight could help.
+
+Neurons spike one step after they cross the threshold, so the steps in which a layer is
+looked at lie one behind those of the layer before.
 
 This module works on batches, unlike the rest of the library: the gradient of a weight
 is a sum over the batch, and `vmap` would first write down every term of it.
@@ -31,21 +34,22 @@ class Surrogate:
     """How the gradient sees time and thresholds.
 
     Attributes:
-      num_bins: into how many bins it sees time divided, at most `T`; None for `T`,
-        where the backward pass sees exactly what the forward pass computes.
+      num_samples: in how many steps it looks at potentials; None, or more than there
+        are, for all of them, where the backward pass sees exactly what the forward
+        pass computes. Fewer lie closer together at the start, where most is decided.
       width: distance from the threshold, as a fraction of it, at which the derivative
         of a spike by its potential has fallen to a quarter.
 
     Raises:
-      ValueError: less than three bins, or a width that is not positive.
+      ValueError: less than two samples, or a width that is not positive.
     """
 
-    num_bins: int | None = None
+    num_samples: int | None = None
     width: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.num_bins is not None and self.num_bins < 3:
-            raise ValueError(f"{self.num_bins=} must be at least 3")
+        if self.num_samples is not None and self.num_samples < 2:
+            raise ValueError(f"{self.num_samples=} must be at least 2")
         if not self.width > 0:
             raise ValueError(f"{self.width=} must be positive")
 
@@ -55,6 +59,7 @@ def output_times(
     neurons: Sequence[Neurons],
     steps: jax.Array,
     surrogate: Surrogate,
+    phase: jax.Array | float = 0.5,
 ) -> jax.Array:
     """Returns the spike times of the outputs.
 
@@ -63,6 +68,8 @@ def output_times(
       neurons: weights and threshold of every layer of neurons.
       steps: `[B, D]` spike times of the inputs, whole numbers in `0 .. T-1`.
       surrogate: of the gradient.
+      phase: in `[0, 1)`, where samples of time lie, as in `sample_steps`; different
+        ones in different updates look at every step in the end.
 
     Returns:
       `[B, C]` float32, whole numbers in `1 .. T-1`, differentiable by the weights.
@@ -75,12 +82,11 @@ def output_times(
     >>> float(value), (gradient < 0).tolist()
     (2.0, [[True, False]])
     """
-    num_steps = config.num_steps
-    num_bins = _num_bins(config, surrogate)
-    seen = _output_bins(config, neurons, steps, num_bins, surrogate.width)
-    if num_bins == num_steps:
+    samples = _samples(config, surrogate, phase)
+    spiked = _outputs_spiked(config, neurons, steps, samples, surrogate.width)
+    seen = _times(config, spiked, samples)
+    if len(samples) == _last_sample(config) + 1:
         return seen
-    seen = seen * ((num_steps - 1) / (num_bins - 1))
     exact = events.output_steps(config, neurons, steps)
     return seen + jax.lax.stop_gradient(exact.astype(seen.dtype) - seen)
 
@@ -97,7 +103,7 @@ def output_bounds(
     Interval propagation: the highest potential has every input of positive weight spike
     as early as it can and every other one as late, and the lowest the reverse. Where a
     response rises and falls, each change of it is bounded alone, which is loose. With
-    as many bins as steps the bounds are sound.
+    samples of every step the bounds are sound.
 
     Args:
       config: the network.
@@ -116,9 +122,8 @@ def output_bounds(
     >>> [float(t[0, 0]) for t in output_bounds(config, neurons, *box, Surrogate())]
     [1.0, 5.0]
     """
-    num_bins = _num_bins(config, surrogate)
-    could = _arrived(earliest, config.num_steps, num_bins)
-    must = _arrived(latest, config.num_steps, num_bins)
+    samples = _samples(config, surrogate)
+    could, must = _arrived(earliest, samples), _arrived(latest, samples)
     remaining = iter(neurons)
     for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
         if isinstance(layer, network.EarliestPool2D):
@@ -132,52 +137,104 @@ def output_bounds(
         threshold = threshold * peak(layer.response)
         could = _spiked(middle + spread, threshold, surrogate.width)
         must = _spiked(middle - spread, threshold, surrogate.width)
-    unit = (config.num_steps - 1) / (num_bins - 1)
-    return (num_bins - could.sum(axis=1)) * unit, (num_bins - must.sum(axis=1)) * unit
+    return _times(config, could, samples), _times(config, must, samples)
 
 
-def _num_bins(config: network.NetworkConfig, surrogate: Surrogate) -> int:
-    """Returns `G`; delays and responses count steps, and need a bin for each."""
-    num_bins = min(surrogate.num_bins or config.num_steps, config.num_steps)
-    if num_bins < config.num_steps and not all(
-        map(network.is_instant, config.neuron_layers)
-    ):
+def sample_steps(phase: jax.Array | float, last: int, num_samples: int) -> jax.Array:
+    """Returns one step of each of `G` intervals, of lengths that grow in proportion.
+
+    Args:
+      phase: in `[0, 1)`, where in its interval each step lies.
+      last: the last step of the last interval, at least 0.
+      num_samples: how many, `G`; no more than `last + 1` are returned.
+
+    Returns:
+      `[G]` int32, `(last + 1) ((g + phase) / G)^2`, rounded down, and at least one
+      apart.
+
+    >>> [sample_steps(phase, 99, 6).tolist() for phase in (0.0, 0.5)]
+    [[0, 2, 11, 25, 44, 69], [0, 6, 17, 34, 56, 84]]
+    >>> sample_steps(0.5, 3, 10).tolist()
+    [0, 1, 2, 3]
+    """
+    num_samples = min(num_samples, last + 1)
+    index = jnp.arange(num_samples, dtype=jnp.int32)
+    share = (index.astype(jnp.float32) + phase) / num_samples
+    steps = jnp.floor((last + 1) * share**2).astype(jnp.int32)
+    steps = jax.lax.cummax(steps - index) + index
+    # A step is left for each of those that follow.
+    return jnp.minimum(steps, last - index[::-1])
+
+
+def _last_sample(config: network.NetworkConfig) -> int:
+    """Returns the last step whose inputs can make an output spike before the end."""
+    return max(config.num_steps - 2 - len(config.neuron_layers), 0)
+
+
+def _samples(
+    config: network.NetworkConfig,
+    surrogate: Surrogate,
+    phase: jax.Array | float = 0.5,
+) -> jax.Array:
+    """Returns in which steps the first layer is looked at.
+
+    Raises:
+      ValueError: delays or responses, which count steps, with some of them left out.
+    """
+    last = _last_sample(config)
+    wanted = surrogate.num_samples or config.num_steps
+    if wanted <= last and not all(map(network.is_instant, config.neuron_layers)):
         raise ValueError(
-            f"num_bins={surrogate.num_bins} must be None, or at least "
-            f"{config.num_steps}, for layers with delays or a response in time"
+            f"num_samples={surrogate.num_samples} must be None, or at least "
+            f"{last + 1}, for layers with delays or a response in time"
         )
-    return num_bins
+    return sample_steps(phase, last, wanted)
 
 
-def _bins(steps: jax.Array, num_steps: int, num_bins: int) -> jax.Array:
-    steps = steps.astype(jnp.int32)
-    return steps if num_bins == num_steps else steps * (num_bins - 1) // (num_steps - 1)
+def _times(
+    config: network.NetworkConfig, spiked: jax.Array, samples: jax.Array
+) -> jax.Array:
+    """Returns `[B, N]` times of the outputs, from `[B, G, N]`: who has spiked by when.
+
+    One who has not spiked by one sample is taken to spike at the next one.
+    """
+    latency = len(config.neuron_layers)
+    ends = jnp.append(samples, config.num_steps - 1 - latency)
+    waits = jnp.diff(ends).astype(jnp.float32)
+    waited = ((1 - spiked) * waits[None, :, None]).sum(axis=1)
+    return waited + (samples[0] + latency).astype(jnp.float32)
 
 
-def _arrived(steps: jax.Array, num_steps: int, num_bins: int) -> jax.Array:
-    """Returns `[B, G, D]` 0 or 1: whether each input has spiked by each bin."""
-    clock = jnp.arange(num_bins, dtype=jnp.int32)[None, :, None]
-    return (_bins(steps, num_steps, num_bins)[:, None] <= clock).astype(jnp.float32)
+def _arrived(steps: jax.Array, samples: jax.Array) -> jax.Array:
+    """Returns `[B, G, D]` 0 or 1: whether each input has spiked by each sample."""
+    by = samples[None, :, None]
+    return (steps.astype(jnp.int32)[:, None] <= by).astype(jnp.float32)
 
 
-def _output_bins(
+def _first_samples(steps: jax.Array, samples: jax.Array, num_steps: int) -> jax.Array:
+    """Returns the first sample that sees each spike, `G` if none does."""
+    first = jnp.searchsorted(samples, jnp.arange(num_steps, dtype=jnp.int32))
+    return first.astype(jnp.int32)[steps.astype(jnp.int32)]
+
+
+def _outputs_spiked(
     config: network.NetworkConfig,
     neurons: Sequence[Neurons],
     steps: jax.Array,
-    num_bins: int,
+    samples: jax.Array,
     width: float,
 ) -> jax.Array:
-    """Returns `[B, C]` bins in which the outputs spike, seen in bins throughout."""
+    """Returns `[B, G, C]`: whether the outputs have spiked, by samples throughout."""
     remaining = iter(neurons)
     first = config.layers[0]
     if isinstance(first, network.Dense) and network.is_instant(first):
         weights, threshold = next(remaining)
-        bins = _bins(steps, config.num_steps, num_bins)
-        potentials = binned_potentials(weights, bins, num_bins)
+        arrivals = _first_samples(steps, samples, config.num_steps)
+        potentials = sampled_potentials(weights, arrivals, len(samples))
         spiked = _spiked(potentials, threshold, width)
         above = 1
     else:
-        spiked = _arrived(steps, config.num_steps, num_bins)
+        spiked = _arrived(steps, samples)
         above = 0
     for layer, shape in zip(
         config.layers[above:], config.shapes[above:-1], strict=True
@@ -188,7 +245,7 @@ def _output_bins(
         weights, threshold = next(remaining)
         potentials = _potentials(layer, shape, weights, spiked)
         spiked = _spiked(potentials, threshold * peak(layer.response), width)
-    return num_bins - spiked.sum(axis=1)
+    return spiked
 
 
 def _potentials(
@@ -248,14 +305,9 @@ def _pool(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _spiked(potentials: jax.Array, threshold: jax.Array, width: float) -> jax.Array:
-    """Returns `[B, G, N]` 0 or 1: whether a neuron has spiked by each bin.
-
-    One bin after its potential first exceeds the threshold, and in the last bin at any
-    rate.
-    """
-    crossed = jax.lax.cummax(potentials, axis=1) > threshold
-    delayed = jnp.roll(crossed.astype(potentials.dtype), 1, axis=1)
-    return delayed.at[:, 0].set(0).at[:, -1].set(1)
+    """Returns `[B, G, N]` 0 or 1: whether a neuron has crossed, by each sample."""
+    highest = jax.lax.cummax(potentials, axis=1)
+    return (highest > threshold).astype(potentials.dtype)
 
 
 def _spiked_forward(
@@ -267,26 +319,25 @@ def _spiked_forward(
 def _spiked_backward(
     width: float, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Gives each bin's share to the bin in which the potential so far was highest."""
+    """Gives each sample's share to the one with the highest potential so far."""
     potentials, threshold = residuals
     highest = jax.lax.cummax(potentials, axis=1)
     distance = jnp.abs(highest - threshold) / (width * threshold)
     slope = 1 / (threshold * (1 + distance) ** 2)
-    # The first and the last bin of the output are constants.
-    share = jnp.roll(cotangent.at[:, 0].set(0).at[:, -1].set(0), -1, axis=1) * slope
+    share = cotangent * slope
     before = jnp.roll(highest, 1, axis=1).at[:, 0].set(-jnp.inf)
     is_record = potentials > before
 
     def collect(
-        owed: jax.Array, one_bin: tuple[jax.Array, jax.Array]
+        owed: jax.Array, sample: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        share, is_record = one_bin
+        share, is_record = sample
         owed += share
         return jnp.where(is_record, 0, owed), jnp.where(is_record, owed, 0)
 
-    by_bin = (jnp.moveaxis(share, 1, 0), jnp.moveaxis(is_record, 1, 0))
+    by_sample = (jnp.moveaxis(share, 1, 0), jnp.moveaxis(is_record, 1, 0))
     start = jnp.zeros_like(share[:, 0])
-    paid = jax.lax.scan(collect, start, by_bin, reverse=True)[1]
+    paid = jax.lax.scan(collect, start, by_sample, reverse=True)[1]
     return jnp.moveaxis(paid, 0, 1), jnp.zeros_like(threshold)
 
 
@@ -297,69 +348,74 @@ _spiked.defvjp(_spiked_forward, _spiked_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def binned_potentials(weights: jax.Array, bins: jax.Array, num_bins: int) -> jax.Array:
-    """Returns the potentials of a batch at the end of every bin of time.
+def sampled_potentials(
+    weights: jax.Array, arrivals: jax.Array, num_samples: int
+) -> jax.Array:
+    """Returns the potentials of a batch at every sample of time.
 
     Args:
       weights: `[N, D]`.
-      bins: `[B, D]` int32, the bin in which each input spikes.
-      num_bins: `G`.
+      arrivals: `[B, D]` int32, the first sample that sees each input's spike, `G` if
+        none does.
+      num_samples: `G`.
 
     Returns:
       `[B, G, N]`: the sum of the weights of all inputs that have spiked.
 
-    >>> binned_potentials(jnp.array([[2.0, -1.5]]), jnp.array([[1, 2]]), 4)[0, :, 0]
+    >>> sampled_potentials(jnp.array([[2.0, -1.5]]), jnp.array([[1, 2]]), 4)[0, :, 0]
     Array([0. , 2. , 0.5, 0.5], dtype=float32)
     """
-    chex.assert_rank([weights, bins], 2)
-    chex.assert_equal_shape_suffix([weights, bins], 1)
+    chex.assert_rank([weights, arrivals], 2)
+    chex.assert_equal_shape_suffix([weights, arrivals], 1)
     precision = jax.lax.Precision.HIGHEST
 
-    def arrive(sums: jax.Array, one_bin: jax.Array) -> tuple[jax.Array, jax.Array]:
-        arrived = (bins == one_bin).astype(weights.dtype)
+    def arrive(sums: jax.Array, sample: jax.Array) -> tuple[jax.Array, jax.Array]:
+        arrived = (arrivals == sample).astype(weights.dtype)
         sums += jnp.matmul(arrived, weights.T, precision=precision)
         return sums, sums
 
-    start = jnp.zeros((bins.shape[0], weights.shape[0]), weights.dtype)
-    sums = jax.lax.scan(arrive, start, jnp.arange(num_bins, dtype=bins.dtype))[1]
-    return jnp.moveaxis(sums, 0, 1)
+    start = jnp.zeros((arrivals.shape[0], weights.shape[0]), weights.dtype)
+    clock = jnp.arange(num_samples, dtype=arrivals.dtype)
+    return jnp.moveaxis(jax.lax.scan(arrive, start, clock)[1], 0, 1)
 
 
-def _binned_potentials_forward(
-    weights: jax.Array, bins: jax.Array, num_bins: int
+def _sampled_potentials_forward(
+    weights: jax.Array, arrivals: jax.Array, num_samples: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return binned_potentials(weights, bins, num_bins), (weights, bins)
+    return sampled_potentials(weights, arrivals, num_samples), (weights, arrivals)
 
 
-def _binned_potentials_backward(
-    num_bins: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+def _sampled_potentials_backward(
+    num_samples: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, None]:
     """Gives each weight what its input's spike has contributed to, from then on."""
-    weights, bins = residuals
+    weights, arrivals = residuals
     from_then_on = jax.lax.cumsum(cotangent, axis=1, reverse=True)
 
     def add_example(
         total: jax.Array, example: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, None]:
-        from_then_on, bins = example
-        return total + from_then_on[bins], None
+        from_then_on, arrivals = example
+        return total + from_then_on[arrivals], None
 
-    def add_bin(
-        total: jax.Array, one_bin: tuple[jax.Array, jax.Array]
+    def add_sample(
+        total: jax.Array, sample: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, None]:
-        from_then_on, index = one_bin
+        from_then_on, index = sample
         return total + jnp.matmul(
-            (bins == index).T.astype(total.dtype), from_then_on
+            (arrivals == index).T.astype(total.dtype), from_then_on
         ), None
 
     zeros = jnp.zeros_like(weights.T)
-    if events.prefer_events(weights, num_bins):
-        gradient = jax.lax.scan(add_example, zeros, (from_then_on, bins))[0]
+    if events.prefer_events(weights, num_samples):
+        # A last row for spikes that no sample sees.
+        from_then_on = jnp.pad(from_then_on, ((0, 0), (0, 1), (0, 0)))
+        gradient = jax.lax.scan(add_example, zeros, (from_then_on, arrivals))[0]
     else:
-        clock = jnp.arange(num_bins, dtype=bins.dtype)
-        by_bin = (jnp.moveaxis(from_then_on, 1, 0), clock)
-        gradient = jax.lax.scan(add_bin, zeros, by_bin)[0]
+        clock = jnp.arange(num_samples, dtype=arrivals.dtype)
+        by_sample = (jnp.moveaxis(from_then_on, 1, 0), clock)
+        gradient = jax.lax.scan(add_sample, zeros, by_sample)[0]
     return gradient.T, None
 
 
-binned_potentials.defvjp(_binned_potentials_forward, _binned_potentials_backward)
+sampled_potentials.defvjp(_sampled_potentials_forward, _sampled_potentials_backward)

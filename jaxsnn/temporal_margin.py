@@ -10,6 +10,8 @@ import optax
 from jaxsnn import low_precision, network, surrogate
 from jaxsnn.training import Gradient
 
+_GOLDEN_RATIO = 0.6180339887
+
 
 @dataclasses.dataclass(frozen=True)
 class TemporalMargin:
@@ -20,7 +22,7 @@ class TemporalMargin:
         the loss becomes small.
       temperature: the time, as a fraction of all, in which the odds of an output fall
         by a factor of e.
-      num_bins: time bins that gradients see (`jaxsnn.surrogate.Surrogate`).
+      num_samples: steps in which gradients look (`jaxsnn.surrogate.Surrogate`).
       width: of the surrogate, relative to the threshold.
       weight_bits: 2 (ternary) to 8, or 0 for float weights.
       radius: the margin is also asked for when every input may move by up to this many
@@ -35,7 +37,7 @@ class TemporalMargin:
 
     margin: float = 0.125
     temperature: float = 0.0625
-    num_bins: int | None = None
+    num_samples: int | None = None
     width: float = 0.3
     weight_bits: int = 0
     radius: int = 0
@@ -89,7 +91,7 @@ def gradient(config: network.NetworkConfig, objective: TemporalMargin) -> Gradie
     Returns:
       What `jaxsnn.training.make_update` takes.
     """
-    seen = surrogate.Surrogate(objective.num_bins, objective.width)
+    seen = surrogate.Surrogate(objective.num_samples, objective.width)
 
     def mean_loss(
         params: network.Params,
@@ -108,7 +110,9 @@ def gradient(config: network.NetworkConfig, objective: TemporalMargin) -> Gradie
             losses = each(times / span, labels, objective.margin, objective.temperature)
             return losses.mean()
 
-        clean = cost(surrogate.output_times(config, neurons, steps, seen))
+        # Multiples of the golden ratio spread evenly, however many there are.
+        phase = jnp.mod(num_updates.astype(jnp.float32) * _GOLDEN_RATIO, 1.0)
+        clean = cost(surrogate.output_times(config, neurons, steps, seen, phase))
         if objective.radius == 0:
             return clean
         earliest = jnp.maximum(steps - objective.radius, 0)

@@ -49,12 +49,15 @@ class Outcome(NamedTuple):
 
     Attributes:
       correct: whether the label spikes first; among ties the lowest index wins.
+      among_first: whether none spikes before the label and some output spikes at all;
+        a tie with the label counts as right where S4NN is published.
       tied: whether another output spikes at the same step as the first.
       silent: whether no output spikes before the forced spike at `T - 1`.
       margin: steps by which the label leads the next output; negative if it trails.
     """
 
     correct: jax.Array
+    among_first: jax.Array
     tied: jax.Array
     silent: jax.Array
     margin: jax.Array
@@ -73,8 +76,9 @@ def outcome(output_steps: jax.Array, label: jax.Array, num_steps: int) -> Outcom
 
     >>> outcome(jnp.array([7, 3, 3, 5]), jnp.array(1), num_steps=8)
     ... # doctest: +NORMALIZE_WHITESPACE
-    Outcome(correct=Array(True, dtype=bool), tied=Array(True, dtype=bool),
-            silent=Array(False, dtype=bool), margin=Array(0, dtype=int32))
+    Outcome(correct=Array(True, dtype=bool), among_first=Array(True, dtype=bool),
+            tied=Array(True, dtype=bool), silent=Array(False, dtype=bool),
+            margin=Array(0, dtype=int32))
     """
     chex.assert_rank([output_steps, label], [1, 0])
     first = output_steps.min()
@@ -82,6 +86,7 @@ def outcome(output_steps: jax.Array, label: jax.Array, num_steps: int) -> Outcom
     others = jnp.where(is_label, num_steps, output_steps).min()
     return Outcome(
         correct=jnp.argmin(output_steps) == label,
+        among_first=(output_steps[label] == first) & (first < num_steps - 1),
         tied=(output_steps == first).sum() > 1,
         silent=first == num_steps - 1,
         margin=others - output_steps[label],

@@ -72,11 +72,11 @@ def measure(train: data.Dataset) -> list[dict[str, Any]]:
         for one, label in zip(steps[: FLAGS.peer_images], train.labels, strict=False):
             s4nn_per_sample.learn(weights, one, int(label), FLAGS.num_steps, 0.005)
 
-    few_bins = temporal_margin.TemporalMargin(num_bins=min(16, FLAGS.num_steps))
+    few_samples = temporal_margin.TemporalMargin(num_samples=min(16, FLAGS.num_steps))
     programs = {
         "S4NN rule": program(s4nn.gradient(config, s4nn.Rule())),
         "temporal margin, gradient in 16 bins": program(
-            temporal_margin.gradient(config, few_bins)
+            temporal_margin.gradient(config, few_samples)
         ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*programs, _PEER)}

@@ -20,9 +20,11 @@ def job(**changes):
         "epochs": 4,
         "batch_size": 40,
         "learning_rate": 0.02,
+        "weight_decay": 0.0,
         "jitter": 1,
         "shift": 0,
         "margin": 1.0,
+        "gradient_samples": 16,
         "seed": 3,
     }
     return train_job.Job(
@@ -136,6 +138,8 @@ def test_responses_and_delays_are_written_and_measured(tmp_path):
         ({"weight_bits": 9}, "--weight_bits=9"),
         ({"epochs": 0}, "--epochs=0"),
         ({"learning_rate": -1.0}, "--learning_rate=-1.0"),
+        ({"method": "s4nn", "weight_decay": 0.1}, "--weight_decay=0.1"),
+        ({"dataset": "digits", "shift": 8}, "--shift=8"),
         ({"learning_rate": "nan"}, "--learning_rate=nan"),
         ({"batch_size": 500}, "--batch_size=500"),
         ({"arch": "conv"}, "--arch=conv"),

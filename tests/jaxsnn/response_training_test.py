@@ -113,8 +113,8 @@ def test_what_cannot_be_done_is_said():
     config = configs("dense")
     params = network.init(jax.random.key(2), config)
     neurons = low_precision.integer_neurons(config, params, 4)
-    few = surrogate.Surrogate(num_bins=4)
-    with pytest.raises(ValueError, match="num_bins=4 must be None"):
+    few = surrogate.Surrogate(num_samples=4)
+    with pytest.raises(ValueError, match="num_samples=4 must be None"):
         surrogate.output_times(config, neurons, jnp.zeros((1, 5), jnp.int32), few)
     with pytest.raises(ValueError, match="S4NN rule"):
         s4nn.gradient(config, s4nn.Rule())

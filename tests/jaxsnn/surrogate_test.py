@@ -30,11 +30,11 @@ def random_network(config, seed):
 
 
 @pytest.mark.parametrize("config", [CONV, DENSE])
-@pytest.mark.parametrize("num_bins", [None, 4, 50])
-def test_forward_is_the_network_whatever_the_gradient_sees(config, num_bins):
+@pytest.mark.parametrize("num_samples", [None, 4, 50])
+def test_forward_is_the_network_whatever_the_gradient_sees(config, num_samples):
     weights, steps = random_network(config, seed=1)
     neurons = [Neurons(w, jnp.float32(1)) for w in weights]
-    times = output_times(config, neurons, steps, Surrogate(num_bins))
+    times = output_times(config, neurons, steps, Surrogate(num_samples))
     # Adding and subtracting the time that the gradient saw may round.
     exact = output_steps(config, neurons, steps)
     np.testing.assert_allclose(times, exact, atol=1e-5)
@@ -44,15 +44,15 @@ def test_forward_is_the_network_whatever_the_gradient_sees(config, num_bins):
 def test_gradient_of_potentials_is_that_of_the_plain_sum(shape):
     """Both ways of computing it; the larger layer is summed by examples."""
     weights = jax.random.normal(jax.random.key(0), shape)
-    bins = jax.random.randint(jax.random.key(1), (4, shape[1]), 0, 6)
+    arrivals = jax.random.randint(jax.random.key(1), (4, shape[1]), 0, 7)
     factors = jax.random.normal(jax.random.key(2), (4, 6, shape[0]))
 
     def naive(weights):
-        arrived = bins[:, None] <= jnp.arange(6)[None, :, None]
+        arrived = arrivals[:, None] <= jnp.arange(6)[None, :, None]
         return jnp.einsum("bgd,nd->bgn", arrived.astype(jnp.float32), weights)
 
     def ours(weights):
-        return surrogate.binned_potentials(weights, bins, 6)
+        return surrogate.sampled_potentials(weights, arrivals, 6)
 
     np.testing.assert_allclose(ours(weights), naive(weights), atol=1e-4)
     expected = jax.jit(jax.grad(lambda w: (naive(w) * factors).sum()))(weights)
@@ -71,13 +71,46 @@ def test_gradient_of_spiking_is_that_of_the_highest_potential_so_far():
         distance = (highest - threshold) / (width * threshold)
         # The integral of 1 / (threshold (1 + |distance|)^2).
         step = width * distance / (1 + jnp.abs(distance))
-        return (factors[:, 1:-1] * step[:, :-2]).sum()
+        return (factors * step).sum()
 
     def ours(potentials):
         return (factors * surrogate._spiked(potentials, threshold, width)).sum()
 
     expected = jax.jit(jax.grad(soft))(potentials)
     np.testing.assert_allclose(jax.jit(jax.grad(ours))(potentials), expected, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    phase=st.floats(0, 1, exclude_max=True),
+    last=st.integers(0, 300),
+    num_samples=st.integers(2, 40),
+)
+def test_samples_are_different_steps_of_the_range(phase, last, num_samples):
+    steps = np.asarray(surrogate.sample_steps(phase, last, num_samples))
+    assert len(steps) == min(num_samples, last + 1)
+    assert steps[0] >= 0
+    assert steps[-1] <= last
+    assert (np.diff(steps) >= 1).all()
+
+
+def test_samples_of_many_phases_miss_no_step():
+    phases = np.linspace(0, 1, 64, endpoint=False)
+    seen = [np.asarray(surrogate.sample_steps(phase, 199, 8)) for phase in phases]
+    assert set(np.concatenate(seen)) == set(range(200))
+
+
+def test_what_samples_see_is_exact_where_they_look():
+    """Potentials and spikes by the samples of each layer, from the plain simulator."""
+    weights, steps = random_network(DENSE, seed=2)
+    neurons = [Neurons(w, jnp.float32(1)) for w in weights]
+    samples = surrogate.sample_steps(0.3, DENSE.num_steps - 4, 5)
+    spiked = surrogate._outputs_spiked(DENSE, neurons, steps, samples, 0.3)
+    exact = np.asarray(output_steps(DENSE, neurons, steps))
+    # An output may have crossed between samples and come back since.
+    by = np.asarray(samples)[None, :, None] + len(weights)
+    assert (np.asarray(spiked) <= (exact[:, None] <= by)).all()
+    assert np.asarray(spiked).any()
 
 
 def test_a_silent_neuron_is_drawn_towards_the_threshold():
@@ -96,7 +129,7 @@ def test_a_silent_neuron_is_drawn_towards_the_threshold():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((2,), "num_bins=2"), ((None, 0.0), "width=0.0")],
+    [((1,), "num_samples=1"), ((None, 0.0), "width=0.0")],
 )
 def test_wrong_surrogates_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -10,21 +10,22 @@ from jaxsnn import events, low_precision, network, temporal_margin, training
 
 
 @pytest.mark.parametrize(
-    ("steps", "label", "correct", "tied", "silent", "margin"),
+    ("steps", "label", "correct", "among_first", "tied", "silent", "margin"),
     [
-        ([2, 5, 7], 0, True, False, False, 3),
-        ([2, 5, 7], 1, False, False, False, -3),
-        ([5, 2, 2], 1, True, True, False, 0),
-        ([5, 2, 2], 2, False, True, False, 0),
-        ([7, 7, 7], 0, True, True, True, 0),
-        ([5, 2, 7], 2, False, False, False, -5),
+        ([2, 5, 7], 0, True, True, False, False, 3),
+        ([2, 5, 7], 1, False, False, False, False, -3),
+        ([5, 2, 2], 1, True, True, True, False, 0),
+        ([5, 2, 2], 2, False, True, True, False, 0),
+        ([7, 7, 7], 0, True, False, True, True, 0),
+        ([5, 2, 7], 2, False, False, False, False, -5),
     ],
 )
 def test_outcomes_of_a_table_worked_by_hand(
-    steps, label, correct, tied, silent, margin
+    steps, label, correct, among_first, tied, silent, margin
 ):
     judged = training.outcome(jnp.array(steps), jnp.array(label), num_steps=8)
     assert judged.correct == correct
+    assert judged.among_first == among_first
     assert judged.tied == tied
     assert judged.silent == silent
     assert judged.margin == margin
