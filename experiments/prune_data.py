@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import data
-from jaxprune.batches import num_examples
+from jaxprune.batches import num_examples, take
 
 # A split as it was read -> inputs of the model `[N, ...]` and what it should say.
 PrepareFn = Callable[[data.Dataset], tuple[Any, np.ndarray]]
@@ -32,7 +32,7 @@ class Examples:
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Returns the examples `rows`."""
-        return Examples(_rows(self.inputs, rows), self.labels[rows])
+        return Examples(take(self.inputs, rows), self.labels[rows])
 
     def join(self, others: "Examples") -> "Examples":
         """Returns these examples and the others after them."""
@@ -162,10 +162,6 @@ def without_texts(
     return kept, len(dataset) - len(rows)
 
 
-def _rows(tree: Any, rows: Any) -> Any:
-    return jax.tree.map(lambda array: array[rows], tree)
-
-
 def batches(tree: Any, size: int) -> list[Any]:
     """Returns a tree of arrays `[N, ...]` cut into batches of `size`, the last smaller.
 
@@ -173,7 +169,7 @@ def batches(tree: Any, size: int) -> list[Any]:
     [2, 2, 1]
     """
     starts = range(0, num_examples(tree), size)
-    return [_rows(tree, slice(start, start + size)) for start in starts]
+    return [take(tree, slice(start, start + size)) for start in starts]
 
 
 def full_batches(tree: Any, size: int) -> list[Any]:

@@ -179,9 +179,10 @@ class _Run:
             self._evaluate,
             prune_images.augmentation(job.dataset),
         )
+        self._healers = job.heal or ()
         self._heal = functools.partial(
             prune_repair.without_gradients,
-            job.heal or (),
+            self._healers,
             self._calibration,
             token_masks=self._task.token_masks,
         )
@@ -250,7 +251,7 @@ class _Run:
         """Returns the loss on a calibration batch, after re-estimation."""
         inputs = self._calibration[0]
         labels = self._splits.calibration.labels[: num_examples(inputs)]
-        if self._job.heal:
+        if self._healers:
             variables = heal.reestimate_batch_norm(model, variables, [inputs])
         outputs = jax.jit(model.apply)(variables, inputs)
         return float(self._task.loss(outputs, jnp.asarray(labels)))
@@ -300,7 +301,7 @@ class _Run:
             state.accepted.variables,
             self._source.module(structure),
             self._calibration,
-            reestimate=bool(self._job.heal),
+            reestimate=bool(self._healers),
         )
         examples = self._splits.certificate
         progress.note(f"certifying on {len(examples)} examples")
@@ -329,7 +330,7 @@ class _Run:
         measured["pruned"] |= {
             "selection_accuracy": self._evaluate(pruned, variables),
             "sparsity": candidates[chosen].sparsity,
-            "repairs": prune_repair.methods_for(self._job.heal or (), pruned),
+            "repairs": prune_repair.methods_for(self._healers, pruned),
             "kept_blocks": {name: list(kept) for name, kept in structure.kept.items()},
             "adapters": {name: list(b) for name, b in structure.adapters.items()},
         }

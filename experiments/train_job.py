@@ -110,7 +110,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     else:
         objective = temporal_margin.TemporalMargin(
             margin=job.margin / job.num_steps,
-            num_samples=gradient_samples(job),
+            num_samples=gradient_samples(job, config),
             weight_bits=job.weight_bits,
             radius=job.train_radius,
             ramp=batches * job.epochs // 2,
@@ -224,13 +224,16 @@ def network_config(job: Job) -> "network.NetworkConfig":
     return dataclasses.replace(config, layers=tuple(layers))
 
 
-def gradient_samples(job: Job) -> int | None:
+def gradient_samples(job: Job, config: "network.NetworkConfig") -> int | None:
     """Returns in how many steps surrogate gradients look, or None for all.
 
     Delays and responses count steps, and bounds of a box are sound only with all.
     """
-    counts_steps = job.response != (1,) or job.max_delay or job.train_radius
-    return None if counts_steps else job.gradient_samples or None
+    from jaxsnn import network
+
+    if job.train_radius or not all(map(network.is_instant, config.neuron_layers)):
+        return None
+    return job.gradient_samples or None
 
 
 def augmentation(job: Job) -> "training.Augment | None":

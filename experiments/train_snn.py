@@ -210,16 +210,16 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "arch", "conv", f"must be dense with --dataset={FLAGS.dataset}: no images"
         )
-    if FLAGS.shift and len(shape) == 2 and FLAGS.shift >= min(shape):
+    if FLAGS.shift and len(shape) != 2:
+        raise run_state.usage_error(
+            "shift", FLAGS.shift, f"must be 0 with --dataset={FLAGS.dataset}: no images"
+        )
+    if FLAGS.shift >= min(shape):
         raise run_state.usage_error(
             "shift",
             FLAGS.shift,
             f"must be below {min(shape)}, the size of an image of "
             f"--dataset={FLAGS.dataset}",
-        )
-    if FLAGS.shift and len(shape) != 2:
-        raise run_state.usage_error(
-            "shift", FLAGS.shift, f"must be 0 with --dataset={FLAGS.dataset}: no images"
         )
     if FLAGS.arch == "conv" and FLAGS.window > min(shape) - 1:
         raise run_state.usage_error(

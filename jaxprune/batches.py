@@ -29,6 +29,15 @@ def num_examples(inputs: Any) -> int:
     return leaves[0].shape[0]
 
 
+def take(inputs: Any, rows: Any) -> Any:
+    """Returns the examples `rows` of a batch, an index or a slice of its first axis.
+
+    >>> take({"tokens": np.arange(6).reshape(3, 2)}, [2, 0])["tokens"].tolist()
+    [[4, 5], [0, 1]]
+    """
+    return jax.tree.map(lambda x: x[rows], inputs)
+
+
 def pad_batches(
     batches: Iterable[Any], mask_fn: MaskFn | None = None, *, multiple: int = 1
 ) -> Iterator[tuple[Any, NDArray[np.bool_]]]:

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxprune.batches import take
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Buckets:
@@ -63,8 +65,7 @@ class Buckets:
     def cut(self, inputs: Any, rows: NDArray[np.integer[Any]]) -> Any:
         """Returns the examples `rows`, cut to the bound of the longest of them."""
         longest = np.searchsorted(self.bounds, self.lengths[rows].max())
-        batch = jax.tree.map(lambda x: x[rows], inputs)
-        return self.trim(batch, self.bounds[longest])
+        return self.trim(take(inputs, rows), self.bounds[longest])
 
 
 def best_bounds(lengths: ArrayLike, count: int = 4) -> tuple[int, ...]:

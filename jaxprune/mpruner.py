@@ -235,7 +235,7 @@ def _prune(
     base: Prunable, settings: Settings, functions: Functions, state: State
 ) -> State:
     done = dataclasses.replace(state, step=Step.DONE)
-    if settings.max_rounds is not None and len(state.rounds) >= settings.max_rounds:
+    if not _may_go_on(settings, state):
         return done
     model, variables = base.build(state.accepted.structure), state.accepted.variables
     assert state.similarity is not None
@@ -266,6 +266,10 @@ def _prune(
     )
     accuracy = functions.evaluate(model, variables)
     return _with_round(state, accuracy_before_repair=accuracy)
+
+
+def _may_go_on(settings: Settings, state: State) -> bool:
+    return settings.max_rounds is None or len(state.rounds) < settings.max_rounds
 
 
 def _rejected_since_accepted(rounds: tuple[Round, ...]) -> list[Round]:
@@ -318,11 +322,10 @@ def _judge(_: Prunable, settings: Settings, __: Functions, state: State) -> Stat
         return _raise_stride(settings, dataclasses.replace(state, candidate=None))
     reason = f"accuracy drop {drop:.4f} is within {settings.max_accuracy_drop:g}"
     state = _with_round(state, accepted=True, reason=reason)
-    # No round is left that similarity would serve.
-    last = settings.max_rounds is not None and len(state.rounds) >= settings.max_rounds
     return dataclasses.replace(
         state,
-        step=Step.DONE if last else Step.ANALYSE,
+        # Similarity serves the next round.
+        step=Step.ANALYSE if _may_go_on(settings, state) else Step.DONE,
         accepted=candidate,
         accepted_accuracy=accuracy,
         candidate=None,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune.batches import num_examples
+from jaxprune.batches import num_examples, take
 from jaxprune.buckets import Buckets
 from jaxprune.freezing import freeze
 from jaxprune.prunable import Prunable, Variables
@@ -278,7 +278,7 @@ def fine_tune(
     )
     taught = None if teacher is None else teacher.variables
     batch_size = min(recipe.batch_size, count)
-    cut = _rows if buckets is None else buckets.cut
+    cut = take if buckets is None else buckets.cut
     said = None if teacher is None else teacher.logits
     if said is not None and (augment is not None or len(said) != count):
         raise ValueError(
@@ -322,10 +322,6 @@ def fine_tune(
             score = float(state.best_score) if evaluate is not None else None
             on_epoch(Epoch(int(state.epoch), recipe.epochs, mean_loss, score))
     return dict(state.variables if evaluate is None else state.best_variables)
-
-
-def _rows(inputs: Any, rows: Any) -> Any:
-    return jax.tree.map(lambda x: x[rows], inputs)
 
 
 def _after_epoch(

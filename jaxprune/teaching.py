@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.batches import num_examples
+from jaxprune.batches import num_examples, take
 from jaxprune.buckets import Buckets
 from jaxprune.recover import Teacher
 
@@ -52,16 +52,12 @@ def with_logits(
     # The last batch is filled up with the last example, for one compiled program.
     order = np.pad(order, (0, -count % batch_size), mode="edge")
     batches = list(order.reshape(-1, batch_size))
-
-    def cut(rows: np.ndarray) -> Any:
-        if buckets is not None:
-            return buckets.cut(inputs, rows)
-        return jax.tree.map(lambda x: x[rows], inputs)
-
-    told = jax.eval_shape(teacher.model.apply, teacher.variables, cut(batches[0]))
+    cut = take if buckets is None else buckets.cut
+    first = cut(inputs, batches[0])
+    told = jax.eval_shape(teacher.model.apply, teacher.variables, first)
     logits = np.empty((count, *told.shape[1:]), told.dtype)
     if logits.nbytes > max_bytes:
         return teacher
     for rows in track(batches):
-        logits[rows] = apply(teacher.variables, cut(rows))
+        logits[rows] = apply(teacher.variables, cut(inputs, rows))
     return dataclasses.replace(teacher, logits=logits)

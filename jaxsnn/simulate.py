@@ -150,11 +150,21 @@ def neuron_thresholds(layer: Layer, weights: Weights) -> jax.Array:
     return jnp.tile(weights.thresholds, repeats)
 
 
+def has_spiked(spike_steps: jax.Array, num_steps: int) -> jax.Array:
+    """Returns `[T, N]` float32: 1 from the step at which each of `[N]` spikes."""
+    clock = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
+    return (spike_steps[None, :] <= clock).astype(jnp.float32)
+
+
+def first_crossing(crossed: jax.Array) -> jax.Array:
+    """Returns `[N]` int32 from `[T, N]` booleans, `T` where nothing crosses."""
+    first = jnp.where(crossed.any(axis=0), crossed.argmax(axis=0), len(crossed))
+    return first.astype(jnp.int32)
+
+
 def crossing_steps(crossed: jax.Array, delay: int) -> jax.Array:
     """Returns spike steps from `[T, N]` booleans: first crossing, then delay."""
-    last = crossed.shape[0] - 1
-    first = jnp.where(crossed.any(axis=0), crossed.argmax(axis=0), last)
-    return jnp.minimum(first + delay, last).astype(jnp.int32)
+    return jnp.minimum(first_crossing(crossed) + delay, len(crossed) - 1)
 
 
 def spike_steps(
@@ -182,11 +192,9 @@ def spike_steps(
     >>> spike_steps(network.layers, device_weights(network), 5, jnp.array([1, 2]))[-1]
     Array([2], dtype=int32)
     """
-    steps = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
     levels = [inputs.astype(jnp.int32)]
     for layer, arrays in zip(layers, weights, strict=True):
-        arrived = (levels[-1][None, :] <= steps).astype(jnp.float32)
-        voltages = potentials(layer, arrays, arrived)
+        voltages = potentials(layer, arrays, has_spiked(levels[-1], num_steps))
         crossed = voltages > neuron_thresholds(layer, arrays)[None, :]
         levels.append(crossing_steps(crossed, layer.delay))
     return levels

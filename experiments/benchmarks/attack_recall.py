@@ -11,13 +11,13 @@ together. `attack_recall.json` holds a row for each run and radius, and what was
 
 import collections
 import pathlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from experiments import check_results, json_files, progress, run_state, text_table
+from experiments.benchmarks import batched_stages
 from jaxsnn.sat.query import Query, Stage, Verdict
 
 FLAGS = run_state.new_flags()
@@ -50,27 +50,10 @@ def measure(
     Returns:
         The samples that it missed, and its seconds without compilation.
     """
-    import jax
-
-    from jaxsnn.verify import cascade
-
-    compiled: list[float] = []
-    config = cascade.CascadeConfig(stages=(Stage.ATTACK,), batch_size=64)
-    started = time.monotonic()
-    decisions = cascade.verify(
-        run.network,
-        [[query] for query in queries.values()],
-        config,
-        jax.random.key(seed),
-        lambda _, seconds: compiled.append(seconds),
-    )
-    samples = list(queries)
-    missed = [
-        samples[one.sample]
-        for one in decisions
-        if one.result.verdict is not Verdict.FALSIFIED
-    ]
-    return sorted(missed), time.monotonic() - started - sum(compiled)
+    network, asked = run.network, list(queries.values())
+    seconds, found = batched_stages.decide(network, asked, Stage.ATTACK, seed)
+    missed = [sample for at, sample in enumerate(queries) if at not in found]
+    return sorted(missed), seconds
 
 
 def main(argv: Sequence[str]) -> None:

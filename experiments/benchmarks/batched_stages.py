@@ -62,10 +62,13 @@ def make_queries(
     return network, queries
 
 
-def measure(
+def decide(
     network: IntegerNetwork, queries: Sequence[Query], stage: Stage, seed: int
-) -> tuple[float, int]:
-    """Returns seconds without compilation, and the number of queries decided."""
+) -> tuple[float, set[int]]:
+    """Runs one stage alone; returns seconds without compilation, and what it decided.
+
+    The second are positions in `queries`, which travel through the stage together.
+    """
     import jax
 
     from jaxsnn.verify import cascade
@@ -84,7 +87,15 @@ def measure(
     )
     seconds = time.monotonic() - started - sum(compiled)
     decided = (Verdict.ROBUST, Verdict.FALSIFIED)
-    return seconds, sum(one.result.verdict in decided for one in decisions)
+    return seconds, {one.sample for one in decisions if one.result.verdict in decided}
+
+
+def measure(
+    network: IntegerNetwork, queries: Sequence[Query], stage: Stage, seed: int
+) -> tuple[float, int]:
+    """Returns seconds without compilation, and the number of queries decided."""
+    seconds, decided = decide(network, queries, stage, seed)
+    return seconds, len(decided)
 
 
 def measure_peer(network: IntegerNetwork, queries: Sequence[Query]) -> float:

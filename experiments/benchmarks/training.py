@@ -75,7 +75,7 @@ def measure(train: data.Dataset) -> list[dict[str, Any]]:
     few_samples = temporal_margin.TemporalMargin(num_samples=min(16, FLAGS.num_steps))
     programs = {
         "S4NN rule": program(s4nn.gradient(config, s4nn.Rule())),
-        "temporal margin, gradient in 16 bins": program(
+        "temporal margin, gradient in 16 samples": program(
             temporal_margin.gradient(config, few_samples)
         ),
     }

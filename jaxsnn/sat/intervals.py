@@ -113,12 +113,16 @@ def _accumulate(
     layer: Layer, steps: np.ndarray, weights: np.ndarray, num_steps: int
 ) -> np.ndarray:
     """`[N, T]` sums of synaptic weights that have arrived, given arrival steps."""
-    synapses = layer.synapses()
-    shape = layer.num_outputs, num_steps
+    cells = layer.synapses().neurons * num_steps + steps
+    return _running_sums(cells, weights, (layer.num_outputs, num_steps))
+
+
+def _running_sums(
+    cells: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """`[N, T]` sums over time of weights that arrive in cells, `T` for each neuron."""
     # In float64, where these sums are exact (`spec.MAX_EXACT_SUM`).
-    arrivals = np.bincount(
-        synapses.neurons * num_steps + steps, weights, minlength=math.prod(shape)
-    )
+    arrivals = np.bincount(cells, weights, minlength=math.prod(shape))
     return np.cumsum(arrivals.reshape(shape).astype(np.int64), axis=1)
 
 
@@ -198,13 +202,9 @@ def _matrix(layer: Layer) -> np.ndarray:
 def _arrived(weights: np.ndarray, steps: np.ndarray, num_steps: int) -> np.ndarray:
     """`[N, T]` sums of the weights of inputs that have spiked."""
     soon = np.flatnonzero(steps < num_steps - 1)
-    shape = len(weights), num_steps
     cells = np.arange(len(weights))[:, None] * num_steps + steps[soon]
-    # In float64, where these sums are exact (`spec.MAX_EXACT_SUM`).
-    arrivals = np.bincount(
-        cells.ravel(), weights[:, soon].ravel(), minlength=math.prod(shape)
-    )
-    sums = np.cumsum(arrivals.reshape(shape).astype(np.int64), axis=1)
+    shape = len(weights), num_steps
+    sums = _running_sums(cells.ravel(), weights[:, soon].ravel(), shape)
     sums[:, -1] = weights.sum(axis=1)
     return sums
 

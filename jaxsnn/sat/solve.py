@@ -30,6 +30,8 @@ from jaxsnn.sat.spec import IntegerNetwork
 BRANCH = "branch"
 NAMES = (BRANCH, *backends.BACKENDS)
 
+_DECIDED = (Status.SATISFIABLE, Status.UNSATISFIABLE)
+
 _TURN_SECONDS = dict.fromkeys(NAMES, 0.3) | {"exact": 0.6, BRANCH: 0.6}
 _TURN_GROWTH = 2.0
 # Named first, branching has so much of the time to itself: what it shows of one query
@@ -141,9 +143,6 @@ def solve_each(
             result = _judge(network, query, solver, answer, steps, elapsed)
             yield result
             started = time.monotonic()
-
-
-_DECIDED = (Status.SATISFIABLE, Status.UNSATISFIABLE)
 
 
 class _BranchSession:

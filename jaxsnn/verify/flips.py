@@ -9,7 +9,7 @@ single inputs promise most (`unit_moves`).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,6 @@ def search(
     columns = weights[0].weights.T
     two_layers = unit_moves.applies(layers)
     against = race.Opponents(label, tolerance)
-    clock = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
 
     def judged(steps: jax.Array, voltages: jax.Array) -> Beam:
         """What the last layer's potentials say of an input."""
@@ -87,32 +86,35 @@ def search(
     def simulated(steps: jax.Array, first: jax.Array) -> Beam:
         """Goes on from the spikes of the first layer."""
         for layer, arrays in zip(layers[1:-1], weights[1:-1], strict=True):
-            voltages = simulate.potentials(layer, arrays, _sent(first, num_steps))
+            voltages = simulate.potentials(
+                layer, arrays, simulate.has_spiked(first, num_steps)
+            )
             crossed = voltages > simulate.neuron_thresholds(layer, arrays)[None, :]
             first = simulate.crossing_steps(crossed, layer.delay)
-        sent = _sent(first, num_steps)
+        sent = simulate.has_spiked(first, num_steps)
         return judged(steps, simulate.potentials(layers[-1], weights[-1], sent))
 
     def expand(steps: jax.Array, key: jax.Array) -> Beam:
         """Returns what one input becomes by each of its goals and unit moves."""
-        voltages = simulate.potentials(layers[0], weights[0], _sent(steps, num_steps))
+        voltages = simulate.potentials(
+            layers[0], weights[0], simulate.has_spiked(steps, num_steps)
+        )
         excess = voltages - weights[0].thresholds[None, :]
-        first = _first_crossing(excess > 0)
+        first, second = unit_moves.first_two_crossings(excess)
         effort = _efforts(excess, first, weights[0], steps, key)
         goals = _goals(excess, effort, num_goals)
         if two_layers:
-            second = _first_crossing((excess > 0) & (clock != first[None, :]))
             now, then = (
                 jnp.minimum(step + layers[0].delay, num_steps - 1)
                 for step in (first, second)
             )
-            sent = _sent(now, num_steps)
+            sent = simulate.has_spiked(now, num_steps)
             outputs = simulate.potentials(layers[-1], weights[-1], sent)
             worth = race.worth(layers[-1], weights[-1], outputs, against, now, then)
             promise = _promises(worth, first, layers[0].delay, num_steps)
             spare = jnp.where(effort <= depth, -promise, jnp.inf)
             promising = _goals(excess, spare, num_goals)
-            goals = jax.tree.map(lambda *both: jnp.concatenate(both), goals, promising)
+            goals = _joined(goals, promising)
 
         def pursue(goal: _Goal) -> Beam:
             moves = _pursue(goal, weights[0], ball, limits, steps, depth)
@@ -120,15 +122,16 @@ def search(
 
         def after(index: jax.Array, moved: jax.Array) -> Beam:
             # Only a few inputs differ: add their weights instead of all of them.
-            change = _sent(moved, num_steps) - _sent(steps[index], num_steps)
+            old, new = (
+                simulate.has_spiked(each, num_steps) for each in (steps[index], moved)
+            )
+            change = new - old
             changed = voltages + jnp.matmul(change, columns[index], precision="highest")
             crossed = changed > weights[0].thresholds[None, :]
             spikes = simulate.crossing_steps(crossed, layers[0].delay)
             return simulated(steps.at[index].set(moved), spikes)
 
-        found = jax.tree.map(
-            lambda each: each.reshape(-1, *each.shape[2:]), jax.vmap(pursue)(goals)
-        )
+        found = _merged(jax.vmap(pursue)(goals))
         if not (two_layers and num_moves):
             return found
         moves, potentials = unit_moves.effects(
@@ -142,7 +145,7 @@ def search(
             jnp.where(moves.admissible, units.lacking, jnp.inf),
             jnp.where(moves.admissible, units.ahead, jnp.inf),
         )
-        return jax.tree.map(lambda *both: jnp.concatenate(both), found, units)
+        return _joined(found, units)
 
     signature_key, key = jax.random.split(key)
     signature = jax.random.randint(
@@ -151,15 +154,15 @@ def search(
 
     def advance(beam: Beam, key: jax.Array) -> tuple[Beam, None]:
         goal_key, tie_key = jax.random.split(key)
-        found = jax.vmap(expand)(beam.spike_steps, jax.random.split(goal_key, width))
-        found = jax.tree.map(lambda each: each.reshape(-1, *each.shape[2:]), found)
+        keys = jax.random.split(goal_key, width)
+        found = _merged(jax.vmap(expand)(beam.spike_steps, keys))
         # Those that were expanded stay only if they are counterexamples.
         broken = beam.lacking == 0
         stay = beam._replace(
             lacking=jnp.where(broken, 0.0, jnp.inf),
             ahead=jnp.where(broken, beam.ahead, jnp.inf),
         )
-        pool = jax.tree.map(lambda *both: jnp.concatenate(both), stay, found)
+        pool = _joined(stay, found)
         names = (pool.spike_steps * signature[None, :]).sum(axis=1)
         order = jnp.lexsort((names, pool.lacking))
         again = (names[order][1:] == names[order][:-1]) & (
@@ -193,15 +196,17 @@ class _Goal(NamedTuple):
     need: jax.Array  # change of the potential that it takes
 
 
-def _sent(spike_steps: jax.Array, num_steps: int) -> jax.Array:
-    steps = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
-    return (spike_steps[None, :] <= steps).astype(jnp.float32)
+_Arrays = TypeVar("_Arrays", Beam, _Goal)
 
 
-def _first_crossing(crossed: jax.Array) -> jax.Array:
-    """Steps `[N]`, `T` where there is none."""
-    first = jnp.where(crossed.any(axis=0), crossed.argmax(axis=0), len(crossed))
-    return first.astype(jnp.int32)
+def _joined(*trees: _Arrays) -> _Arrays:
+    """One after the other along the first axis."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+
+
+def _merged(tree: _Arrays) -> _Arrays:
+    """The first two axes as one."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
 
 def _efforts(

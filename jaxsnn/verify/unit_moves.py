@@ -33,6 +33,21 @@ def applies(layers: Sequence[Layer]) -> bool:
     )
 
 
+def first_two_crossings(excess: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns when neurons first cross, and when they would if that did not count.
+
+    Args:
+      excess: `[T, N]` potentials less thresholds.
+
+    Returns:
+      `[N]` int32 each, `T` where there is none.
+    """
+    crossed = excess > 0
+    first = simulate.first_crossing(crossed)
+    clock = jnp.arange(len(crossed), dtype=jnp.int32)[:, None]
+    return first, simulate.first_crossing(crossed & (clock != first[None, :]))
+
+
 def effects(
     layers: Sequence[Layer],
     weights: Sequence[simulate.Weights],
@@ -62,10 +77,7 @@ def effects(
     """
     num_steps, num_neurons = excess.shape
     last, delay = num_steps - 1, layers[0].delay
-    clock = jnp.arange(num_steps, dtype=jnp.int32)
-    crossed = excess > 0
-    first = _first(crossed)
-    second = _first(crossed & (clock[:, None] != first[None, :]))
+    first, second = first_two_crossings(excess)
 
     # Which neurons a move lets spike sooner, at `arrival`, and which at the second
     # crossing instead of the first.
@@ -95,26 +107,16 @@ def effects(
     change, arrival = change[kept], arrival[kept]
     columns = weights[1].weights.T  # [N, C]
     now, then = (
-        _sent(jnp.minimum(step + delay, last), clock).T[:, :, None]
+        simulate.has_spiked(jnp.minimum(step + delay, last), num_steps).T[:, :, None]
         for step in (first, second)
     )
     lost = jnp.concatenate([now, now - then]) * jnp.tile(columns[:, None, :], (2, 1, 1))
     loss = jnp.matmul(change, lost.reshape(len(lost), -1), precision="highest")
     gain = jnp.matmul(change[:, :num_neurons], columns, precision="highest")
-    come = _sent(arrival, clock).T[:, :, None]
+    come = simulate.has_spiked(arrival, num_steps).T[:, :, None]
     potentials = outputs[None] + come * gain[:, None, :]
     potentials -= loss.reshape(-1, *outputs.shape)
     return Moves(inputs[kept], moved[kept], admissible[kept]), potentials
-
-
-def _sent(spike_steps: jax.Array, clock: jax.Array) -> jax.Array:
-    return (spike_steps[None, :] <= clock[:, None]).astype(jnp.float32)
-
-
-def _first(crossed: jax.Array) -> jax.Array:
-    """First crossings `[N]`, `T` where there is none."""
-    steps = jnp.where(crossed.any(axis=0), crossed.argmax(axis=0), len(crossed))
-    return steps.astype(jnp.int32)
 
 
 def _admissible(

@@ -54,13 +54,7 @@ def test_smt_equals_enumeration(data):
 def test_direct_search_equals_enumeration(seed, budget):
     """Few networks, as each is compiled; many inputs of each."""
     rng = np.random.default_rng(seed)
-    network = IntegerNetwork(
-        (
-            Dense(rng.integers(-3, 5, (4, 4)), rng.integers(0, 5, 4)),
-            Dense(rng.integers(-3, 5, (3, 4)), rng.integers(0, 5, 3)),
-        ),
-        num_steps=6,
-    )
+    network = small_networks.drawn(rng, (4, 4, 3), 6)
     for _ in range(5):
         steps = rng.integers(0, 6, 4)
         label = replay.prediction(replay.spike_steps(network, steps)[-1])
@@ -92,13 +86,7 @@ def test_direct_search_wants_a_budget():
 @pytest.mark.parametrize("backend", backends.installed())
 def test_our_form_equals_enumeration(backend):
     rng = np.random.default_rng(1)
-    network = IntegerNetwork(
-        (
-            Dense(rng.integers(-3, 5, (4, 4)), rng.integers(0, 5, 4)),
-            Dense(rng.integers(-3, 5, (3, 4)), rng.integers(0, 5, 3)),
-        ),
-        num_steps=6,
-    )
+    network = small_networks.drawn(rng, (4, 4, 3), 6)
     steps = rng.integers(0, 6, 4)
     label = replay.prediction(replay.spike_steps(network, steps)[-1])
     check(our_form.solver(backend), network, l1_query(steps, label, 2, 6))

@@ -2,13 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from experiments import check_results, run_state, verify_snn
 from experiments.benchmarks import attack_recall
-from jaxsnn import integer
-from jaxsnn.sat.spec import Dense, IntegerNetwork
+from tests.experiments import iris_network
 
 
 def call(binary, arguments):
@@ -19,15 +17,7 @@ def call(binary, arguments):
 
 
 def test_what_a_run_falsified_is_looked_for(tmp_path, capsys):
-    rng = np.random.default_rng(266)
-    network = IntegerNetwork(
-        (
-            Dense(rng.integers(-4, 7, (6, 4)), rng.integers(2, 7, 6)),
-            Dense(rng.integers(-4, 6, (3, 6)), rng.integers(1, 5, 3)),
-        ),
-        num_steps=10,
-    )
-    integer.save(tmp_path / "network.npz", network)
+    iris_network.write(tmp_path / "network.npz")
     verified = call(
         verify_snn,
         [

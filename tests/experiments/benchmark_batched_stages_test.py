@@ -7,7 +7,7 @@ from experiments import run_state
 from experiments.benchmarks import batched_stages
 from jaxsnn.sat import replay
 from jaxsnn.sat.query import Stage, l1_query
-from jaxsnn.sat.spec import Dense, IntegerNetwork
+from tests.jaxsnn import small_networks
 
 
 def test_a_missing_data_dir_is_one_line(tmp_path, capsys):
@@ -23,13 +23,7 @@ def test_a_missing_data_dir_is_one_line(tmp_path, capsys):
 
 def test_bounds_are_measured_without_their_compilation():
     rng = np.random.default_rng(1)
-    network = IntegerNetwork(
-        (
-            Dense(rng.integers(-3, 5, (4, 4)), rng.integers(0, 5, 4)),
-            Dense(rng.integers(-3, 5, (3, 4)), rng.integers(0, 5, 3)),
-        ),
-        num_steps=7,
-    )
+    network = small_networks.drawn(rng, (4, 4, 3), 7)
     queries = []
     for steps in rng.integers(0, 5, (6, 4)):
         label = replay.prediction(replay.spike_steps(network, steps)[-1])

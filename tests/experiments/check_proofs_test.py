@@ -19,6 +19,7 @@ from jaxsnn.sat.check.folder import confirm
 from jaxsnn.sat.query import Query, l0_query, l1_query, linf_query
 from jaxsnn.sat.requirement import Tie
 from jaxsnn.sat.spec import Dense, IntegerNetwork
+from tests.experiments import iris_network
 
 
 def run(binary, *arguments):
@@ -30,15 +31,7 @@ def run(binary, *arguments):
 def original(tmp_path_factory):
     """A run with its proofs: some by intervals, some by a solver."""
     directory = tmp_path_factory.mktemp("run")
-    rng = np.random.default_rng(266)
-    network = IntegerNetwork(
-        (
-            Dense(rng.integers(-4, 7, (6, 4)), rng.integers(2, 7, 6)),
-            Dense(rng.integers(-4, 6, (3, 6)), rng.integers(1, 5, 3)),
-        ),
-        num_steps=10,
-    )
-    integer.save(directory / "network.npz", network)
+    iris_network.write(directory / "network.npz")
     made = run(
         "verify_snn",
         f"--network={directory / 'network.npz'}",

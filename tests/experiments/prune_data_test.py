@@ -20,17 +20,16 @@ def emotion(tmp_path):
     return tmp_path
 
 
-def test_validation_selects_and_what_it_leaves_certifies(emotion):
-    splits = prune_data.load(
-        "emotion",
-        str(emotion),
-        lambda train: numbered,
-        seed=0,
-        num_calibration=5,
-        num_selection=6,
-        trained_elsewhere=True,
-        needs_training=False,
+def load_numbers(directory, **options):
+    settings = {"seed": 0, "num_calibration": 5, "num_selection": 6}
+    settings |= {"trained_elsewhere": True, "needs_training": False} | options
+    return prune_data.load(
+        "emotion", str(directory), lambda train: numbered, **settings
     )
+
+
+def test_validation_selects_and_what_it_leaves_certifies(emotion):
+    splits = load_numbers(emotion)
     training, selection, certificate = (
         set(getattr(splits, name).inputs.tolist())
         for name in ("training", "selection", "certificate")
@@ -51,16 +50,10 @@ def test_validation_selects_and_what_it_leaves_certifies(emotion):
 
 def test_few_training_examples_are_drawn_from_all(emotion):
     def load(num_training):
-        return prune_data.load(
-            "emotion",
-            str(emotion),
-            lambda train: numbered,
-            seed=0,
-            num_calibration=5,
-            num_selection=6,
+        return load_numbers(
+            emotion,
             num_training=num_training,
             num_certificate=num_training,
-            trained_elsewhere=True,
             needs_training=True,
         )
 

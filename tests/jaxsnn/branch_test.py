@@ -18,17 +18,12 @@ from jaxsnn.sat.check.intervals import Claim
 from jaxsnn.sat.check.manifest import Method
 from jaxsnn.sat.query import Query, Tie, Verdict, linf_query, window_ball
 from jaxsnn.sat.solve import BRANCH, solve, solve_each
-from jaxsnn.sat.spec import Dense, IntegerNetwork
 from tests.jaxsnn import small_networks
 
 
 def _network(seed, sizes=(5, 6, 3), num_steps=6):
     rng = np.random.default_rng(seed)
-    layers = [
-        Dense(rng.integers(-4, 6, (outputs, inputs)), rng.integers(0, 6, outputs))
-        for inputs, outputs in itertools.pairwise(sizes)
-    ]
-    return IntegerNetwork(tuple(layers), num_steps)
+    return small_networks.drawn(rng, sizes, num_steps, (-4, 6), (0, 6))
 
 
 @st.composite
@@ -242,13 +237,7 @@ def test_it_applies_to_two_dense_layers_and_windows_alone():
 @given(st.integers(0, 2**31 - 1), st.integers(1, 2))
 def test_a_solver_agrees_where_nobody_can_enumerate(seed, radius):
     rng = np.random.default_rng(seed)
-    network = IntegerNetwork(
-        (
-            Dense(rng.integers(-40, 60, (24, 30)), rng.integers(20, 300, 24)),
-            Dense(rng.integers(-40, 60, (4, 24)), rng.integers(20, 300, 4)),
-        ),
-        num_steps=9,
-    )
+    network = small_networks.drawn(rng, (30, 24, 4), 9, (-40, 60), (20, 300))
     steps = rng.integers(0, 3, 30)
     label = replay.prediction(replay.spike_steps(network, steps)[-1])
     ball = linf_query(steps, label, radius, 9)

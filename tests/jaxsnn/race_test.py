@@ -39,6 +39,13 @@ def random_query(rng, network, budget=2):
     return Query(steps, low, high, label, budget, tie=tie)
 
 
+def random_case(rng, budget=2):
+    """A network and a query about it, and both as arrays."""
+    network = random_network(rng)
+    query = random_query(rng, network, budget)
+    return network, query, *as_arrays(network, query)
+
+
 def as_arrays(network, query):
     kept = quotient.Quotient(
         np.arange(NUM_INPUTS)[None], np.ones((1, NUM_INPUTS), bool)
@@ -70,9 +77,7 @@ def test_nothing_is_lacking_exactly_where_the_decision_breaks():
     rng = np.random.default_rng(1)
     broken = 0
     for _ in range(150):
-        network = random_network(rng)
-        query = random_query(rng, network)
-        weights, _, against = as_arrays(network, query)
+        network, query, weights, _, against = random_case(rng)
         steps = rng.integers(0, NUM_STEPS, NUM_INPUTS)
         levels = replay.spike_steps(network, steps)
         voltages = jnp.asarray(potentials_of(network, levels[1]), jnp.float32)
@@ -92,9 +97,7 @@ def value(weights, voltages, against, now, then):
 def test_worth_is_what_the_lead_of_a_class_changes_by():
     rng = np.random.default_rng(2)
     for _ in range(20):
-        network = random_network(rng)
-        query = random_query(rng, network)
-        weights, _, against = as_arrays(network, query)
+        network, query, weights, _, against = random_case(rng)
         now = rng.integers(1, NUM_STEPS, 6)
         then = np.minimum(now + rng.integers(1, 4, 6), NUM_STEPS - 1)
         before = potentials_of(network, now)
@@ -121,28 +124,25 @@ def test_worth_is_what_the_lead_of_a_class_changes_by():
 
 @jax.jit
 def move(weights, ball, steps, against):
-    voltages = simulate.potentials(LAYERS[0], weights[0], _sent(steps))
+    voltages = simulate.potentials(
+        LAYERS[0], weights[0], simulate.has_spiked(steps, NUM_STEPS)
+    )
     excess = voltages - weights[0].thresholds[None, :]
     hidden = simulate.crossing_steps(excess > 0, 1)
-    outputs = simulate.potentials(LAYERS[1], weights[1], _sent(hidden))
+    outputs = simulate.potentials(
+        LAYERS[1], weights[1], simulate.has_spiked(hidden, NUM_STEPS)
+    )
     worth = race.worth(LAYERS[1], weights[1], outputs, against, hidden, hidden)
     return unit_moves.effects(
         LAYERS, weights, ball, LIMITS, steps, excess, outputs, worth, 2 * NUM_INPUTS
     )
 
 
-def _sent(steps):
-    clock = jnp.arange(NUM_STEPS, dtype=jnp.int32)[:, None]
-    return (steps[None, :] <= clock).astype(jnp.float32)
-
-
 def test_unit_moves_do_what_simulation_says():
     rng = np.random.default_rng(3)
     spoiled = 0
     for _ in range(60):
-        network = random_network(rng)
-        query = random_query(rng, network)
-        weights, ball, against = as_arrays(network, query)
+        network, query, weights, ball, against = random_case(rng)
         points = [
             query.spike_steps + np.array(shift)
             for shift in itertools.product((-1, 0, 1), repeat=NUM_INPUTS)

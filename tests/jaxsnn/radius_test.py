@@ -20,13 +20,7 @@ from tests.jaxsnn import small_networks
 @pytest.mark.parametrize("seed", range(12))
 def test_radius_equals_enumeration(family_of, seed):
     rng = np.random.default_rng(seed)
-    network = IntegerNetwork(
-        (
-            Dense(rng.integers(-3, 6, (4, 3)), rng.integers(0, 4, 4)),
-            Dense(rng.integers(-3, 6, (3, 4)), rng.integers(0, 4, 3)),
-        ),
-        num_steps=6,
-    )
+    network = small_networks.drawn(rng, (3, 4, 3), 6, (-3, 6), (0, 4))
     steps = rng.integers(0, 6, 3)
     label = replay.prediction(replay.spike_steps(network, steps)[-1])
     family = family_of(steps, label, 6, Tie.ARGMIN)

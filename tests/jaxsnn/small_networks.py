@@ -39,6 +39,18 @@ def _with_sizes(draw, widths, num_steps):
     return IntegerNetwork(tuple(layers), num_steps)
 
 
+def drawn(rng, widths, num_steps, weights=(-3, 5), thresholds=(0, 5)):
+    """A network of dense layers from a generator, weights before thresholds."""
+    layers = tuple(
+        Dense(
+            rng.integers(*weights, (outputs, inputs)),
+            rng.integers(*thresholds, outputs),
+        )
+        for inputs, outputs in itertools.pairwise(widths)
+    )
+    return IntegerNetwork(layers, num_steps)
+
+
 @st.composite
 def delayed_networks(draw):
     """Some synapses take a step or two longer than others."""

@@ -83,11 +83,7 @@ def test_batches_find_the_same_splits():
     proved = 0
     prover = None
     for number in range(40):
-        layers = (
-            Dense(rng.integers(-3, 5, (5, 6)), rng.integers(0, 5, 5)),
-            Dense(rng.integers(-3, 5, (3, 5)), rng.integers(0, 5, 3)),
-        )
-        network = IntegerNetwork(layers, 7)
+        network = small_networks.drawn(rng, (6, 5, 3), 7)
         steps = rng.integers(0, 5, 6)
         label = replay.prediction(replay.spike_steps(network, steps)[-1])
         query = l1_query(steps, label, 1 + number % 3, 7)
@@ -113,11 +109,7 @@ def _split_query():
     """A query that intervals leave open and a split proves, and the split."""
     rng = np.random.default_rng(0)
     for _ in range(2000):
-        layers = (
-            Dense(rng.integers(-3, 5, (4, 4)), rng.integers(0, 5, 4)),
-            Dense(rng.integers(-3, 5, (3, 4)), rng.integers(0, 5, 3)),
-        )
-        network = IntegerNetwork(layers, 7)
+        network = small_networks.drawn(rng, (4, 4, 3), 7)
         steps = rng.integers(0, 5, 4)
         label = replay.prediction(replay.spike_steps(network, steps)[-1])
         query = l1_query(steps, label, 2, 7)

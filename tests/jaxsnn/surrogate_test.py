@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from jaxsnn import events, network, surrogate
 from jaxsnn.network import Neurons
+from jaxsnn.sampled_potentials import sampled_potentials
 from jaxsnn.surrogate import Surrogate
 
 CONV = network.NetworkConfig(
@@ -52,7 +53,7 @@ def test_gradient_of_potentials_is_that_of_the_plain_sum(shape):
         return jnp.einsum("bgd,nd->bgn", arrived.astype(jnp.float32), weights)
 
     def ours(weights):
-        return surrogate.sampled_potentials(weights, arrivals, 6)
+        return sampled_potentials(weights, arrivals, 6)
 
     np.testing.assert_allclose(ours(weights), naive(weights), atol=1e-4)
     expected = jax.jit(jax.grad(lambda w: (naive(w) * factors).sum()))(weights)

@@ -116,8 +116,11 @@ class _Tree:
         self._constant = int(scores[sure].sum())
         self._rows = np.flatnonzero(may & ~sure)
         self._scores = scores[self._rows]
-        self._weights = first.weights[np.ix_(self._rows, self._columns)]
-        self._thresholds = first.thresholds[self._rows]
+        weights = first.weights[np.ix_(self._rows, self._columns)]
+        self._weights = weights.T.astype(np.float64)  # [D, H]
+        # Potentials less this are above zero exactly where a neuron crosses.
+        self._offset = first.thresholds[self._rows] + 0.5
+        self._movable = np.isin(self._columns, self._lines.inputs)
 
     def check(self, splits: np.ndarray) -> int:
         """Confirms all leaves, and returns their number."""
@@ -148,16 +151,14 @@ class _Tree:
     def _check_leaves(self, low: np.ndarray, high: np.ndarray) -> None:
         come = high[:, None, :] <= self._steps[:, None]  # [B, K, D]
         may = (low[:, None, :] <= self._steps[:, None]) & ~come
-        weights = self._weights.T.astype(np.float64)
-        # Less threshold and a half: above zero is a crossing.
-        offset = self._thresholds + 0.5
-        fixed = come.astype(np.float64) @ weights - offset
+        weights = self._weights
+        fixed = come.astype(np.float64) @ weights - self._offset
         lowest = fixed + may.astype(np.float64) @ np.minimum(weights, 0)
         highest = fixed + may.astype(np.float64) @ np.maximum(weights, 0)
         sure = np.asarray((lowest > 0).any(axis=1))
-        kept = np.isin(self._columns, self._lines.inputs)
         slopes, constants = self._lines.lines(
-            low[:, kept], np.minimum(high[:, kept], len(self._steps))
+            low[:, self._movable],
+            np.minimum(high[:, self._movable], len(self._steps)),
         )
         slopes = np.where(sure[:, None], 0, slopes)
         constants = np.where(sure, self._scores, constants)

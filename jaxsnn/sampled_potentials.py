@@ -1,0 +1,87 @@
+"""Potentials of a layer at samples of time, from spike times, and their gradient.
+
+The gradient of a weight is summed example by example, in place: with many inputs, the
+spikes of all examples at all samples would be a matrix too large to hold.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxsnn import events
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def sampled_potentials(
+    weights: jax.Array, arrivals: jax.Array, num_samples: int
+) -> jax.Array:
+    """Returns the potentials of a batch at every sample of time.
+
+    Args:
+      weights: `[N, D]`.
+      arrivals: `[B, D]` int32, the first sample that sees each input's spike, `G` if
+        none does.
+      num_samples: `G`.
+
+    Returns:
+      `[B, G, N]`: the sum of the weights of all inputs that have spiked.
+
+    >>> sampled_potentials(jnp.array([[2.0, -1.5]]), jnp.array([[1, 2]]), 4)[0, :, 0]
+    Array([0. , 2. , 0.5, 0.5], dtype=float32)
+    """
+    chex.assert_rank([weights, arrivals], 2)
+    chex.assert_equal_shape_suffix([weights, arrivals], 1)
+    precision = jax.lax.Precision.HIGHEST
+
+    def arrive(sums: jax.Array, sample: jax.Array) -> tuple[jax.Array, jax.Array]:
+        arrived = (arrivals == sample).astype(weights.dtype)
+        sums += jnp.matmul(arrived, weights.T, precision=precision)
+        return sums, sums
+
+    start = jnp.zeros((arrivals.shape[0], weights.shape[0]), weights.dtype)
+    clock = jnp.arange(num_samples, dtype=arrivals.dtype)
+    return jnp.moveaxis(jax.lax.scan(arrive, start, clock)[1], 0, 1)
+
+
+def _sampled_potentials_forward(
+    weights: jax.Array, arrivals: jax.Array, num_samples: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return sampled_potentials(weights, arrivals, num_samples), (weights, arrivals)
+
+
+def _sampled_potentials_backward(
+    num_samples: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, None]:
+    """Gives each weight what its input's spike has contributed to, from then on."""
+    weights, arrivals = residuals
+    from_then_on = jax.lax.cumsum(cotangent, axis=1, reverse=True)
+
+    def add_example(
+        total: jax.Array, example: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        from_then_on, arrivals = example
+        return total + from_then_on[arrivals], None
+
+    def add_sample(
+        total: jax.Array, sample: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        from_then_on, index = sample
+        return total + jnp.matmul(
+            (arrivals == index).T.astype(total.dtype), from_then_on
+        ), None
+
+    zeros = jnp.zeros_like(weights.T)
+    if events.prefer_events(weights, num_samples):
+        # A last row for spikes that no sample sees.
+        from_then_on = jnp.pad(from_then_on, ((0, 0), (0, 1), (0, 0)))
+        gradient = jax.lax.scan(add_example, zeros, (from_then_on, arrivals))[0]
+    else:
+        clock = jnp.arange(num_samples, dtype=arrivals.dtype)
+        by_sample = (jnp.moveaxis(from_then_on, 1, 0), clock)
+        gradient = jax.lax.scan(add_sample, zeros, by_sample)[0]
+    return gradient.T, None
+
+
+sampled_potentials.defvjp(_sampled_potentials_forward, _sampled_potentials_backward)
