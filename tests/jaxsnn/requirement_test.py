@@ -246,17 +246,32 @@ def test_wrong_questions_are_refused():
 def test_large_budgets_are_relaxed_soundly_and_alike(data, large):
     network = data.draw(small_networks.networks(max_steps=5))
     query = data.draw(small_networks.nested_queries(network))[-1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "MAX_EXACT_BUDGET", large)
-        patch.setattr(check_intervals_module, "LARGE_BUDGET", large)
-        levels = intervals.propagate(network, query)
-        check_intervals(network, query, [Claim(*level) for level in levels[1:]])
+    levels = _with_large_budgets_from(large, network, query)
     for point in small_networks.admissible(query):
         for level, steps in zip(
             levels, replay.spike_steps(network, point), strict=True
         ):
             assert (level.low <= steps).all()
             assert (steps <= level.high).all()
+
+
+def test_a_move_beyond_a_large_budget_is_not_made_in_part():
+    # The first input reaches step 1 within the budget, and not step 0.
+    network = IntegerNetwork((Dense(np.array([[9, 1]]), np.array([5])),), 5)
+    steps = np.array([3, 2])
+    query = Query(steps, steps * 0, steps * 0 + 4, 0, max_total_shift=2)
+    _, output = _with_large_budgets_from(1, network, query)
+    assert output.low == 2  # a step after the potential crosses
+
+
+def _with_large_budgets_from(large, network, query):
+    """Intervals, checked, where budgets above `large` are relaxed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "MAX_EXACT_BUDGET", large)
+        patch.setattr(check_intervals_module, "LARGE_BUDGET", large)
+        levels = intervals.propagate(network, query)
+        check_intervals(network, query, [Claim(*level) for level in levels[1:]])
+    return levels
 
 
 def test_a_budget_beyond_everything_is_no_limit():

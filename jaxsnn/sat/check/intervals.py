@@ -282,6 +282,8 @@ def _knapsack(values: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
 
     A large budget is spent on the best values for their cost, the last one in part.
     """
+    affordable = costs <= budget
+    values, costs = values[:, affordable], costs[affordable]
     if costs.sum() <= budget:
         return values.sum(axis=1)
     if (costs == 1).all():  # the most valuable ones
@@ -298,7 +300,7 @@ def _knapsack(values: np.ndarray, costs: np.ndarray, budget: int) -> np.ndarray:
                 left -= spent
         return total
     best = np.zeros((budget + 1, len(values)), np.int64)
-    for cost in np.unique(costs[costs <= budget]).tolist():
+    for cost in np.unique(costs).tolist():
         items = values[:, costs == cost]
         if (most := budget // cost) < items.shape[1]:  # no more of them are affordable
             items = np.partition(items, -most, axis=1)[:, -most:]
