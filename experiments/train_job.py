@@ -124,7 +124,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
             optax.scale_by_learning_rate(schedule),
         )
         params = network.init(init_key, config)
-    update = training.make_update(config, gradient, optimizer, augmentation(job))
+    update = training.make_update(gradient, optimizer, augmentation(job))
     state = training.initial_state(params, optimizer)
     history: list[dict[str, float]] = []
     path = workdir / CHECKPOINT_FILE

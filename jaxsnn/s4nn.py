@@ -38,7 +38,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.margin < 1:
-            raise ValueError(f"{self.margin=} must be at least 1")
+            raise ValueError(f"margin={self.margin} must be at least 1")
         low_precision.check_bits(self.weight_bits)
 
 

@@ -49,9 +49,9 @@ class Surrogate:
 
     def __post_init__(self) -> None:
         if self.num_samples is not None and self.num_samples < 2:
-            raise ValueError(f"{self.num_samples=} must be at least 2")
+            raise ValueError(f"num_samples={self.num_samples} must be at least 2")
         if not self.width > 0:
-            raise ValueError(f"{self.width=} must be positive")
+            raise ValueError(f"width={self.width} must be positive")
 
 
 def output_times(

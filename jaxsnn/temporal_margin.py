@@ -49,9 +49,9 @@ class TemporalMargin:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 0 <= self.robustness <= 1:
-            raise ValueError(f"{self.robustness=} must lie in [0, 1]")
+            raise ValueError(f"robustness={self.robustness} must lie in [0, 1]")
         if not self.temperature > 0:
-            raise ValueError(f"{self.temperature=} must be positive")
+            raise ValueError(f"temperature={self.temperature} must be positive")
         low_precision.check_bits(self.weight_bits)
 
 

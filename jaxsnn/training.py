@@ -149,7 +149,6 @@ Update = Callable[
 
 
 def make_update(
-    config: network.NetworkConfig,
     gradient: Gradient,
     optimizer: optax.GradientTransformation,
     augment: Augment | None = None,
@@ -157,7 +156,6 @@ def make_update(
     """Returns the function that learns from one batch.
 
     Args:
-      config: the network.
       gradient: the learning rule.
       optimizer: an optax transformation.
       augment: what is done to the inputs first, such as `jitter` or `shift` with all
@@ -173,7 +171,7 @@ def make_update(
     >>> gradient = temporal_margin.gradient(config, temporal_margin.TemporalMargin())
     >>> optimizer = optax.adam(0.01)
     >>> state = initial_state(network.init(jax.random.key(0), config), optimizer)
-    >>> update = jax.jit(make_update(config, gradient, optimizer))
+    >>> update = jax.jit(make_update(gradient, optimizer))
     >>> steps, labels = jnp.array([[0, 1, 6, 7], [7, 6, 1, 0]]), jnp.array([0, 1])
     >>> losses = []
     >>> for key in jax.random.split(jax.random.key(1), 40):

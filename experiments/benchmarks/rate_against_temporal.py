@@ -94,7 +94,7 @@ def train(
         optax.scale_by_param_block_rms(),
         optax.scale_by_learning_rate(schedule),
     )
-    update = training.make_update(config, gradient, optimizer)
+    update = training.make_update(gradient, optimizer)
 
     @jax.jit
     def run_epoch(

@@ -54,7 +54,7 @@ def measure(train: data.Dataset) -> list[dict[str, Any]]:
 
     def program(gradient: training.Gradient) -> Any:
         optimizer = optax.sgd(0.005)
-        update = training.make_update(config, gradient, optimizer)
+        update = training.make_update(gradient, optimizer)
 
         @jax.jit
         def run(state: training.TrainState) -> training.TrainState:

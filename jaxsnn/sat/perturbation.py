@@ -26,6 +26,9 @@ class Perturbation:
       max_dropped: number of inputs that may lose their spike, beside these limits.
       max_inserted: number of silent inputs that may spike at any step, likewise.
 
+    Raises:
+      ValueError: a negative limit.
+
     >>> limits = Perturbation(max_shift=2, max_changed=1)
     >>> query = limits.around(np.array([1, 5]), label=0, num_steps=8)
     >>> query.admits(np.array([1, 3])), query.admits(np.array([2, 3]))
@@ -37,6 +40,11 @@ class Perturbation:
     max_changed: int | None = None
     max_dropped: int = 0
     max_inserted: int = 0
+
+    def __post_init__(self) -> None:
+        for name, limit in dataclasses.asdict(self).items():
+            if limit is not None and limit < 0:
+                raise ValueError(f"{name}={limit} must not be negative")
 
     def around(
         self,
@@ -61,7 +69,7 @@ class Perturbation:
           requires: what must hold; robustness by default.
 
         Raises:
-          ValueError: a negative limit, or an input outside the window.
+          ValueError: an input outside the window.
         """
         steps = np.asarray(spike_steps, np.int64)
         low, high = np.zeros_like(steps), np.full_like(steps, num_steps - 1)

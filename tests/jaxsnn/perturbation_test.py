@@ -60,6 +60,12 @@ def test_the_smallest_breaking_radius_equals_enumeration(data):
         assert replay.falsifies(network, query, found.result.counterexample)
 
 
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Perturbation)])
+def test_negative_limits_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=-1"):
+        Perturbation(**{name: -1})
+
+
 def test_a_fixed_limit_may_break_at_radius_zero():
     # Losing input 0 is enough, however little the others move.
     layer = Dense(np.array([[1, 0], [0, 1]]), np.array([0, 0]))

@@ -36,7 +36,7 @@ def test_a_trained_network_is_the_one_that_is_verified():
     spikes = np.moveaxis(coding.even_rate(pixels, 5, max_value=16), 0, 1)
     config = rate_network.RateConfig((64, 6, 3), num_steps=5)
     optimizer = optax.adam(0.02)
-    update = training.make_update(config, rate_network.gradient(config), optimizer)
+    update = training.make_update(rate_network.gradient(config), optimizer)
 
     trains, classes = jnp.asarray(spikes), jnp.asarray(labels)
 

@@ -90,7 +90,7 @@ def test_digits_are_learned_with_a_leak():
     objective = temporal_margin.TemporalMargin(weight_bits=4)
     optimizer = optax.adam(0.02)
     update = training.make_update(
-        config, temporal_margin.gradient(config, objective), optimizer
+        temporal_margin.gradient(config, objective), optimizer
     )
 
     @jax.jit

@@ -85,7 +85,7 @@ def test_the_rule_learns_to_tell_two_patterns_apart():
     labels = jnp.array([0, 1])
     gradient = s4nn.gradient(config, s4nn.Rule(margin=2))
     optimizer = optax.sgd(0.01)
-    update = jax.jit(training.make_update(config, gradient, optimizer))
+    update = jax.jit(training.make_update(gradient, optimizer))
     params = s4nn.init(jax.random.key(2), config)
     params = jax.tree.map(lambda w: 0.2 * w, params)
     state = training.initial_state(params, optimizer)

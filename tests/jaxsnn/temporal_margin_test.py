@@ -46,7 +46,7 @@ def test_certified_training_keeps_the_label_ahead_in_the_worst_case():
         optimizer = optax.adam(0.02)
         objective = temporal_margin.TemporalMargin(radius=radius, ramp=25)
         gradient = temporal_margin.gradient(config, objective)
-        update = jax.jit(training.make_update(config, gradient, optimizer))
+        update = jax.jit(training.make_update(gradient, optimizer))
         params = network.init(jax.random.key(1), config)
         state = training.initial_state(params, optimizer)
         for key in jax.random.split(jax.random.key(2), 100):

@@ -67,7 +67,7 @@ def test_a_network_learns_to_tell_two_patterns_apart(bits):
     objective = temporal_margin.TemporalMargin(weight_bits=bits)
     gradient = temporal_margin.gradient(config, objective)
     jitter = functools.partial(training.jitter, radius=1, num_steps=10)
-    update = jax.jit(training.make_update(config, gradient, optimizer, jitter))
+    update = jax.jit(training.make_update(gradient, optimizer, jitter))
     state = training.initial_state(network.init(jax.random.key(1), config), optimizer)
     for key in jax.random.split(jax.random.key(2), 150):
         state, _ = update(state, key, steps, labels)
