@@ -37,8 +37,8 @@ class AttackConfig:
       beam_width: inputs in the beam; 0 for no beam.
     """
 
-    num_restarts: int = 8
-    num_rivals: int = 3
+    num_restarts: int = 10
+    num_rivals: int = 9
     num_iterations: int = 40
     learning_rate: float = 0.1
     blur: tuple[float, float] = (2.0, 0.05)
