@@ -19,6 +19,8 @@ from jaxsnn.training import Gradient
 # 400, at a threshold of 100: both are 40 thresholds divided by the number of inputs.
 _INITIAL_RANGE = 40.0
 
+_EXAMPLES_AT_ONCE = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -164,15 +166,23 @@ def causal_sum(delta: jax.Array, steps: jax.Array, fired: jax.Array) -> jax.Arra
       `fired[b, n]`.
     """
 
-    def add_example(
-        total: jax.Array, example: tuple[jax.Array, ...]
+    # Several examples in one pass over the sum: it is what memory is busy with.
+    padding = -len(delta) % _EXAMPLES_AT_ONCE
+
+    def grouped(array: jax.Array) -> jax.Array:
+        padded = jnp.pad(array, ((0, padding), (0, 0)))
+        return padded.reshape(-1, _EXAMPLES_AT_ONCE, array.shape[1])
+
+    def add_examples(
+        total: jax.Array, examples: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, None]:
-        delta, steps, fired = example
-        causal = steps[None, :] < fired[:, None]
-        return total + jnp.where(causal, delta[:, None], 0), None
+        for delta, steps, fired in zip(*examples, strict=True):
+            total += jnp.where(steps[None, :] < fired[:, None], delta[:, None], 0)
+        return total, None
 
     zeros = jnp.zeros((fired.shape[1], steps.shape[1]), delta.dtype)
-    return jax.lax.scan(add_example, zeros, (delta, steps, fired))[0]
+    examples = grouped(delta), grouped(steps), grouped(fired)
+    return jax.lax.scan(add_examples, zeros, examples)[0]
 
 
 def _normalized(delta: jax.Array) -> jax.Array:

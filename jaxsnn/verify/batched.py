@@ -146,17 +146,19 @@ class BatchedStages:
             if found.proved[position]:
                 result = Result(Verdict.ROBUST, Stage.BOUNDS, seconds=spent)
             elif split.applies(self._network, queries[position]):
-                result = self._split(queries[position], spent)
+                spikes = int(found.undecided[position])
+                result = self._split(queries[position], spent, spikes)
             results[row][index] = result
             if result.verdict is Verdict.FALSIFIED:
                 self._settle_wider(index, results[row], result)
             undecided[row, index] = found.undecided[position]
 
-    def _split(self, query: Query, seconds: float) -> Result:
+    def _split(self, query: Query, seconds: float, undecided: int) -> Result:
         """Decides one query by parts of its ball, if as many as are allowed do."""
         started = time.monotonic()
         if self._prove_parts is None:
-            found = split.decide(self._network, query, _max_parts(self._network, query))
+            max_parts = _max_parts(self._network, query, undecided)
+            found = split.decide(self._network, query, max_parts)
         else:
             found = split.decide(
                 self._network,
@@ -344,11 +346,12 @@ def _bound_by_numpy(network: IntegerNetwork, queries: Sequence[Query]) -> _Bound
     return _Bounded(np.array(proved, bool), np.array(undecided, np.int64))
 
 
-def _max_parts(network: IntegerNetwork, query: Query) -> int:
-    """As many parts as take about a second, which solvers may take as well."""
+def _max_parts(network: IntegerNetwork, query: Query, undecided: int) -> int:
+    """As many parts as take about a second, or less where solvers need less."""
     num_inputs = int((query.low <= network.last_informative_step(0)).sum())
     size = network.layers[0].num_outputs * network.num_steps * max(num_inputs, 1)
-    return min(split.MAX_PARTS, 1 + SPLIT_WORK // size)
+    seconds = COMPILATION_SECONDS * undecided / SPIKES_IN_COMPILATION
+    return min(split.MAX_PARTS, 1 + int(SPLIT_WORK * min(seconds, 1)) // size)
 
 
 def _clean(network: IntegerNetwork, queries: Sequence[Query]) -> dict[int, Result]:

@@ -11,7 +11,7 @@ from jaxsnn.sat.query import Query, Stage, Verdict, linf_query, window_ball
 from jaxsnn.sat.requirement import Tie
 from jaxsnn.sat.solve import solve
 from jaxsnn.sat.spec import Dense, IntegerNetwork
-from jaxsnn.verify import attack, cascade
+from jaxsnn.verify import attack, batched, cascade
 from tests.jaxsnn import small_networks
 
 EFFORT = attack.AttackConfig(
@@ -109,6 +109,23 @@ def test_verdicts_equal_enumeration(kind, stages):
     if stages == (Stage.ATTACK,):
         assert num_existing > 0
         assert num_found >= 0.9 * num_existing
+
+
+def test_balls_with_many_undecided_spikes_are_attacked_again(monkeypatch):
+    network, samples = open_questions(np.random.default_rng(2), "linf")
+    config = cascade.CascadeConfig(
+        stages=(Stage.BOUNDS, Stage.ATTACK),
+        effort=attack.AttackConfig(
+            num_restarts=1, num_iterations=1, num_draws=1, beam_width=0
+        ),
+    )
+
+    def count_found(spikes_per_attack):
+        monkeypatch.setattr(batched, "SPIKES_PER_ATTACK", spikes_per_attack)
+        decisions = cascade.verify(network, samples, config, jax.random.key(0))
+        return check(network, samples, decisions, complete=False)[0]
+
+    assert count_found(1) > count_found(1000)
 
 
 @pytest.mark.parametrize("tie", list(Tie))
