@@ -165,7 +165,6 @@ def causal_sum(delta: jax.Array, steps: jax.Array, fired: jax.Array) -> jax.Arra
       `[N, D]`: the sum of `delta[b, n]` over the examples with `steps[b, d]` before
       `fired[b, n]`.
     """
-
     # Several examples in one pass over the sum: it is what memory is busy with.
     padding = -len(delta) % _EXAMPLES_AT_ONCE
 
