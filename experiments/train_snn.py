@@ -10,6 +10,7 @@ the same command resumes an interrupted run after its last complete epoch.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -76,7 +77,11 @@ flags.DEFINE_integer(
     "epochs", 20, "Passes over the training split.", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "batch_size", 128, "Examples per update.", lower_bound=1, flag_values=FLAGS
+    "batch_size",
+    None,
+    "Examples per update (default 128, for s4nn 20).",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "learning_rate",
@@ -87,16 +92,18 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float(
     "weight_decay",
-    0.0,
-    "Share of every weight, times the learning rate, that an update takes away; not "
-    "for s4nn. Smaller weights wait for more spikes before they decide.",
+    None,
+    "Share of every weight, times the learning rate, that an update takes away "
+    "(default 0.01); not for s4nn. Smaller weights wait for more spikes before they "
+    "decide.",
     lower_bound=0.0,
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "jitter",
-    1,
-    "Input spikes are moved by up to this many steps at random in training.",
+    None,
+    "Input spikes are moved by up to this many steps at random in training (default "
+    "a 64th of num_steps, at least 1, for s4nn 0).",
     lower_bound=0,
     flag_values=FLAGS,
 )
@@ -170,24 +177,19 @@ def make_job() -> Job:
             FLAGS.train_radius,
             "must be positive with --method=certified, and 0 with any other",
         )
-    learning_rate = FLAGS.learning_rate
-    if learning_rate is None:
-        learning_rate = 0.005 if FLAGS.method == "s4nn" else 0.03
-    if not 0 < learning_rate < math.inf:
+    recipe = _recipe()
+    if not 0 < recipe["learning_rate"] < math.inf:
         raise run_state.usage_error(
             "learning_rate", FLAGS.learning_rate, "must be positive"
         )
-    margin = FLAGS.margin
-    if margin is None:
-        margin = 3.0 if FLAGS.method == "s4nn" else FLAGS.num_steps / 8
     least_margin = 1 if FLAGS.method == "s4nn" else 0
-    if not least_margin <= margin < FLAGS.num_steps:
+    if not least_margin <= recipe["margin"] < FLAGS.num_steps:
         raise run_state.usage_error(
             "margin",
             FLAGS.margin,
             f"must be at least {least_margin} and below the {FLAGS.num_steps} steps",
         )
-    if FLAGS.weight_decay and FLAGS.method == "s4nn":
+    if recipe["weight_decay"] and FLAGS.method == "s4nn":
         raise run_state.usage_error(
             "weight_decay", FLAGS.weight_decay, "must be 0 with --method=s4nn"
         )
@@ -198,7 +200,9 @@ def make_job() -> Job:
     response = _response(least)
     data.check_dataset(FLAGS.dataset, FLAGS.data_dir, ["train", "test"])
     train = data.load(FLAGS.dataset, "train", FLAGS.data_dir)
-    if FLAGS.batch_size > len(train):
+    if FLAGS.batch_size is None:
+        recipe["batch_size"] = min(recipe["batch_size"], len(train))
+    elif FLAGS.batch_size > len(train):
         raise run_state.usage_error(
             "batch_size",
             FLAGS.batch_size,
@@ -238,17 +242,37 @@ def make_job() -> Job:
         weight_bits=FLAGS.weight_bits,
         train_radius=FLAGS.train_radius,
         epochs=FLAGS.epochs,
-        batch_size=FLAGS.batch_size,
-        learning_rate=learning_rate,
-        weight_decay=FLAGS.weight_decay,
-        jitter=FLAGS.jitter,
         shift=FLAGS.shift,
-        margin=margin,
         gradient_samples=FLAGS.gradient_samples,
         seed=FLAGS.seed,
         response=response,
         max_delay=FLAGS.max_delay,
+        **recipe,
     )
+
+
+def _recipe() -> dict[str, Any]:
+    """Returns what each rule learns with, where flags do not say otherwise."""
+    if FLAGS.method == "s4nn":
+        recipe: dict[str, Any] = {
+            "batch_size": 20,
+            "learning_rate": 0.005,
+            "weight_decay": 0.0,
+            "jitter": 0,
+            "margin": 3.0,
+        }
+    else:
+        recipe = {
+            "batch_size": 128,
+            "learning_rate": 0.03,
+            "weight_decay": 0.01,
+            "jitter": max(1, FLAGS.num_steps // 64),
+            "margin": FLAGS.num_steps / 8,
+        }
+    given = {name: FLAGS[name].value for name in recipe}
+    return {
+        name: recipe[name] if given[name] is None else given[name] for name in recipe
+    }
 
 
 def _response(least_steps: int) -> tuple[int, ...]:

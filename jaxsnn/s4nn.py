@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import events, low_precision, network
+from jaxsnn.example_sums import sum_examples
 from jaxsnn.training import Gradient
 
 # The published initial weights are uniform in [0, 5] for 784 inputs and in [0, 10] for
 # 400, at a threshold of 100: both are 40 thresholds divided by the number of inputs.
 _INITIAL_RANGE = 40.0
-
-_EXAMPLES_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,23 +164,12 @@ def causal_sum(delta: jax.Array, steps: jax.Array, fired: jax.Array) -> jax.Arra
       `[N, D]`: the sum of `delta[b, n]` over the examples with `steps[b, d]` before
       `fired[b, n]`.
     """
-    # Several examples in one pass over the sum: it is what memory is busy with.
-    padding = -len(delta) % _EXAMPLES_AT_ONCE
 
-    def grouped(array: jax.Array) -> jax.Array:
-        padded = jnp.pad(array, ((0, padding), (0, 0)))
-        return padded.reshape(-1, _EXAMPLES_AT_ONCE, array.shape[1])
-
-    def add_examples(
-        total: jax.Array, examples: tuple[jax.Array, ...]
-    ) -> tuple[jax.Array, None]:
-        for delta, steps, fired in zip(*examples, strict=True):
-            total += jnp.where(steps[None, :] < fired[:, None], delta[:, None], 0)
-        return total, None
+    def term(delta: jax.Array, steps: jax.Array, fired: jax.Array) -> jax.Array:
+        return jnp.where(steps[None, :] < fired[:, None], delta[:, None], 0)
 
     zeros = jnp.zeros((fired.shape[1], steps.shape[1]), delta.dtype)
-    examples = grouped(delta), grouped(steps), grouped(fired)
-    return jax.lax.scan(add_examples, zeros, examples)[0]
+    return sum_examples(term, zeros, delta, steps, fired)
 
 
 def _normalized(delta: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import events
+from jaxsnn.example_sums import sum_examples
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -58,12 +59,6 @@ def _sampled_potentials_backward(
     weights, arrivals = residuals
     from_then_on = jax.lax.cumsum(cotangent, axis=1, reverse=True)
 
-    def add_example(
-        total: jax.Array, example: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, None]:
-        from_then_on, arrivals = example
-        return total + from_then_on[arrivals], None
-
     def add_sample(
         total: jax.Array, sample: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, None]:
@@ -76,7 +71,12 @@ def _sampled_potentials_backward(
     if events.prefer_events(weights, num_samples):
         # A last row for spikes that no sample sees.
         from_then_on = jnp.pad(from_then_on, ((0, 0), (0, 1), (0, 0)))
-        gradient = jax.lax.scan(add_example, zeros, (from_then_on, arrivals))[0]
+        gradient = sum_examples(
+            lambda from_then_on, arrivals: from_then_on[arrivals],
+            zeros,
+            from_then_on,
+            arrivals,
+        )
     else:
         clock = jnp.arange(num_samples, dtype=arrivals.dtype)
         by_sample = (jnp.moveaxis(from_then_on, 1, 0), clock)
