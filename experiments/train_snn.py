@@ -109,8 +109,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer(
     "shift",
-    0,
-    "Images are moved by up to this many pixels at random in training.",
+    None,
+    "Images are moved by up to this many pixels at random in training (default 1 for "
+    "mnist, but for s4nn 0).",
     lower_bound=0,
     flag_values=FLAGS,
 )
@@ -218,7 +219,7 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "shift", FLAGS.shift, f"must be 0 with --dataset={FLAGS.dataset}: no images"
         )
-    if FLAGS.shift >= min(shape):
+    if FLAGS.shift and FLAGS.shift >= min(shape):
         raise run_state.usage_error(
             "shift",
             FLAGS.shift,
@@ -242,7 +243,6 @@ def make_job() -> Job:
         weight_bits=FLAGS.weight_bits,
         train_radius=FLAGS.train_radius,
         epochs=FLAGS.epochs,
-        shift=FLAGS.shift,
         gradient_samples=FLAGS.gradient_samples,
         seed=FLAGS.seed,
         response=response,
@@ -259,6 +259,7 @@ def _recipe() -> dict[str, Any]:
             "learning_rate": 0.005,
             "weight_decay": 0.0,
             "jitter": 0,
+            "shift": 0,
             "margin": 3.0,
         }
     else:
@@ -267,6 +268,7 @@ def _recipe() -> dict[str, Any]:
             "learning_rate": 0.03,
             "weight_decay": 0.01,
             "jitter": max(1, FLAGS.num_steps // 64),
+            "shift": int(FLAGS.dataset == "mnist"),
             "margin": FLAGS.num_steps / 8,
         }
     given = {name: FLAGS[name].value for name in recipe}

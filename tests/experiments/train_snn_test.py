@@ -108,6 +108,28 @@ def test_every_way_of_training_leaves_a_network(tmp_path, changes):
     assert network.num_classes == 10
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"method": "s4nn"}, (20, 0.005, 0.0, 0, 3.0)),
+        ({"method": "surrogate"}, (120, 0.03, 0.01, 2, 16.0)),
+        ({"method": "surrogate", "num_steps": 256}, (120, 0.03, 0.01, 4, 32.0)),
+        ({"jitter": 0, "weight_decay": 0, "batch_size": 9}, (9, 0.03, 0.0, 0, 16.0)),
+    ],
+)
+def test_each_rule_has_defaults_of_its_own(given, expected):
+    values = {"dataset": "iris", "hidden": 6, "num_steps": 128, "workdir": "x"} | given
+    arguments = ["train_snn", *(f"--{name}={value}" for name, value in values.items())]
+    jobs = []
+    with pytest.raises(SystemExit):
+        run_state.run(
+            lambda argv: jobs.append(train_snn.make_job()), train_snn.FLAGS, arguments
+        )
+    (job,) = jobs
+    names = ("batch_size", "learning_rate", "weight_decay", "jitter", "margin")
+    assert tuple(getattr(job, name) for name in names) == expected
+
+
 def test_responses_and_delays_are_written_and_measured(tmp_path):
     settings = {"response": "leak", "time_constant": 2.0, "max_delay": 2}
     assert exit_code(flags(tmp_path / "out", **settings)) == 0
