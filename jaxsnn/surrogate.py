@@ -295,9 +295,16 @@ def _pool(
     layer: network.EarliestPool2D, shape: tuple[int, ...], spiked: jax.Array
 ) -> jax.Array:
     """Returns `[B, G, N]`: whether any position of each window has spiked."""
+    batch, (height, width), (_, _, channels) = spiked.shape[:2], layer.window, shape
+    if layer.strides == layer.window:  # nothing needs to be gathered
+        rows, columns = shape[0] // height, shape[1] // width
+        images = spiked.reshape((*batch, *shape))
+        images = images[:, :, : rows * height, : columns * width]
+        windows = images.reshape((*batch, rows, height, columns, width, channels))
+        return windows.max(axis=(3, 5)).reshape((*batch, -1))
     one = functools.partial(network.patches, layer, shape)
     windows = jax.vmap(jax.vmap(one))(spiked)
-    return windows.max(axis=-1).reshape((*spiked.shape[:2], -1))
+    return windows.max(axis=-1).reshape((*batch, -1))
 
 
 # Whether neurons have spiked, from their potentials.

@@ -41,6 +41,37 @@ def test_forward_is_the_network_whatever_the_gradient_sees(config, num_samples):
     np.testing.assert_allclose(times, exact, atol=1e-5)
 
 
+@pytest.mark.parametrize("strides", [(2, 2), (1, 2)])
+def test_pooling_takes_and_shares_out_the_most_of_each_window(strides):
+    layer, shape = network.EarliestPool2D((2, 2), strides), (5, 7, 2)
+    spiked = jax.random.bernoulli(jax.random.key(0), 0.3, (3, 4, 5 * 7 * 2))
+    spiked = spiked.astype(jnp.float32)
+    factors = jax.random.normal(jax.random.key(1), (3, 4, 200))
+
+    def naive(spiked):
+        images = spiked.reshape(3, 4, *shape)
+        rows = range(0, 4, strides[0])
+        columns = range(0, 6, strides[1])
+        found = [
+            images[:, :, r : r + 2, c : c + 2, k].reshape(3, 4, 4).max(axis=-1)
+            for r in rows
+            for c in columns
+            for k in range(2)
+        ]
+        return jnp.stack(found, axis=-1)
+
+    def ours(spiked):
+        return surrogate._pool(layer, shape, spiked)
+
+    expected = naive(spiked)
+    np.testing.assert_array_equal(ours(spiked), expected)
+    factors = factors[..., : expected.shape[-1]]
+    slopes = [
+        jax.grad(lambda x, f=f: (f(x) * factors).sum())(spiked) for f in (ours, naive)
+    ]
+    np.testing.assert_allclose(*slopes, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(3, 7), (40, 900)])
 def test_gradient_of_potentials_is_that_of_the_plain_sum(shape):
     """Both ways of computing it; the larger layer is summed by examples."""
