@@ -29,6 +29,38 @@ def test_cutting_planes_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("long", "extents"),
+    [(8, ["NEEDED", "SHORT"]), (0, ["NEEDED", "SHORT", "ALL"])],
+)
+def test_what_propagation_rests_on_is_derived_although_nothing_names_it(
+    monkeypatch, long, extents
+):
+    formula = [
+        ((1, 2), (1, 1), 1),
+        ((1, -2), (1, 1), 1),
+        ((-1, 3), (1, 1), 1),
+        ((-1, -3), (1, 1), 1),
+    ]
+    steps = ["l 1", "l 2", "pol 1 2 + 2 d", "rup >= 1 ;", "c 4"]
+    seen = []
+    init = cutting_planes._Checker.__init__
+
+    def noting(self, formula, outline, extent):
+        seen.append(extent.name)
+        init(self, formula, outline, extent)
+
+    monkeypatch.setattr(cutting_planes._Checker, "__init__", noting)
+    monkeypatch.setattr(cutting_planes, "LONG", long)
+    proof = [cutting_planes.HEADER, *steps]
+    assert cutting_planes.check_refutation(formula, proof) > 0
+    assert seen == extents
+    without = [line for line in proof if not line.startswith("pol")]
+    without[-1] = "c 3"
+    with pytest.raises(ProofError, match="does not follow"):
+        cutting_planes.check_refutation(formula, without)
+
+
+@pytest.mark.parametrize(
     ("steps", "reason"),
     [
         (["l 1", "l 2"], "without a contradiction"),
@@ -253,7 +285,7 @@ def test_propagation_only_accepts_what_follows(formulas, lemma):
     verdicts = set()
     for long in (0, 32):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(linear, "_LONG", long)
+            patch.setattr(linear, "LONG", long)
             propagator = linear.Propagator(5)
             for each in constraints:
                 propagator.add(as_sum(each))

@@ -11,10 +11,13 @@ are known, each adding the next constraint:
     c N          the N-th constraint holds for no assignment: the end
 
 Solvers log all that they learn, and the contradiction rests on part of it. Only that
-part is checked, and each constraint is forgotten after its last use.
+part is checked, and each constraint is forgotten after its last use. As `rup` does not
+say what it rests on, this may be too little; then short constraints are derived as
+well, and if that is not enough, everything is.
 """
 
 import array
+import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -23,7 +26,7 @@ import numpy as np
 
 from jaxsnn.sat.check.errors import ProofError
 from jaxsnn.sat.check.formula import Constraint
-from jaxsnn.sat.check.linear import Propagator, Sum, Total
+from jaxsnn.sat.check.linear import LONG, Propagator, Sum, Total
 
 HEADER = "pseudo-Boolean proof version 1.1"
 RULES = frozenset({"l", "pol", "rup", "c"})
@@ -34,6 +37,14 @@ _PARTS = re.compile(r"((?:~?x\d+ (?:\d+ \* )?\+(?: |$))+)|(\S+)")
 _REFERENCES = re.compile(r" (\d{1,18})(?!\d| [*d])")
 
 _MOST = np.iinfo(np.int64).max
+
+
+class _Extent(enum.Enum):
+    """Which lines are followed."""
+
+    NEEDED = enum.auto()  # those that later ones name
+    SHORT = enum.auto()  # others, too, as far as they are short and soon derived
+    ALL = enum.auto()
 
 
 class _ShortOfFacts(Exception):
@@ -52,7 +63,7 @@ def check_refutation(formula: Sequence[Constraint], proof: Iterable[str]) -> int
 
     Args:
       formula: the constraints.
-      proof: the lines of the proof; read twice or three times.
+      proof: the lines of the proof; read twice to four times.
 
     Returns:
       The number of derived constraints that were checked.
@@ -67,10 +78,12 @@ def check_refutation(formula: Sequence[Constraint], proof: Iterable[str]) -> int
     1
     """
     outline = _outline(proof)
-    try:
-        return _Checker(formula, outline, complete=False).check(proof)
-    except _ShortOfFacts:
-        return _Checker(formula, outline, complete=True).check(proof)
+    for extent in (_Extent.NEEDED, _Extent.SHORT):
+        try:
+            return _Checker(formula, outline, extent).check(proof)
+        except _ShortOfFacts:
+            continue
+    return _Checker(formula, outline, _Extent.ALL).check(proof)
 
 
 def _outline(proof: Iterable[str]) -> _Outline:
@@ -104,11 +117,11 @@ class _Checker:
     """Follows a proof line by line; constraints have the number of their line."""
 
     def __init__(
-        self, formula: Sequence[Constraint], outline: _Outline, complete: bool
+        self, formula: Sequence[Constraint], outline: _Outline, extent: _Extent
     ) -> None:
         self._formula = formula
         self._outline = outline
-        self._complete = complete  # checks every line
+        self._extent = extent
         self._num_variables = max(
             (abs(lit) for lits, _, _ in formula for lit in lits), default=0
         )
@@ -123,14 +136,14 @@ class _Checker:
         checked = 0
         self._unseen = [self._given(constraint) for constraint in self._formula]
         for index, line in enumerate(proof):
-            if index == 0 or not (
-                self._complete
-                or index in self._outline.uses
-                or index == self._outline.last - 1
-            ):
+            needed = self._is_needed(index)
+            if index == 0 or not (needed or self._extent is _Extent.SHORT):
                 continue
             rule, _, rest = line.partition(" ")
             try:
+                if not needed:
+                    checked += self._derive_if_short(rule, rest, index)
+                    continue
                 if rule == "c":
                     if not self._named(int(rest), index).is_impossible():
                         raise ProofError("claims a contradiction where there is none")
@@ -140,10 +153,15 @@ class _Checker:
                 reason = str(error) if isinstance(error, ProofError) else "is malformed"
                 raise ProofError(f"proof line {index + 1} {reason}") from None
             checked += rule != "l"
-            if not self._complete:
+            if self._extent is not _Extent.ALL:
                 for used in self._leaving.get(index, []):
                     self._known.pop(used, None)
         raise ProofError("the proof ends without a contradiction")
+
+    def _is_needed(self, index: int) -> bool:
+        if self._extent is _Extent.ALL:
+            return True
+        return index in self._outline.uses or index == self._outline.last - 1
 
     def _derive(self, rule: str, rest: str, index: int) -> Sum:
         if rule == "l":
@@ -155,15 +173,38 @@ class _Checker:
             derived = self._evaluate(rest, index)
         else:
             derived = self._parse(rest)
-            for constraint in self._unseen:
-                self._propagator.add(constraint)
-            self._unseen.clear()
-            if not self._propagator.refutes(derived.negated()):
-                if not self._complete:
+            if not self._propagates(derived):
+                if self._extent is not _Extent.ALL:
                     raise _ShortOfFacts
                 raise ProofError("does not follow by propagation")
         self._unseen.append(derived)
         return derived
+
+    def _derive_if_short(self, rule: str, rest: str, index: int) -> bool:
+        """Derives a constraint that no needed line names, if that is little work."""
+        if rule == "l":
+            self._known[index] = self._derive(rule, rest, index)
+            return False  # given, not derived
+        if rule == "rup":
+            derived = self._parse(rest)
+            if not self._propagates(derived, with_waiting=False):
+                return False
+        elif rule == "pol" and all(
+            int(number) in self._known for number in _REFERENCES.findall(f" {rest}")
+        ):
+            derived = self._evaluate(rest, index)
+        else:
+            return False
+        if len(derived.variables) <= LONG:
+            self._known[index] = derived
+            self._unseen.append(derived)
+        return True
+
+    def _propagates(self, derived: Sum, with_waiting: bool = True) -> bool:
+        for constraint in self._unseen:
+            self._propagator.add(constraint)
+        self._unseen.clear()
+        return self._propagator.refutes(derived.negated(), with_waiting)
 
     def _given(self, constraint: Constraint) -> Sum:
         total = Total(self._num_variables)

@@ -15,7 +15,7 @@ from jaxsnn.sat.check.formula import Constraint
 _LIMIT = 2**62
 
 # Constraints of more terms wait aside in propagation.
-_LONG = 32
+LONG = 32
 
 
 class Sum(NamedTuple):
@@ -169,17 +169,17 @@ class Propagator:
 
     def add(self, constraint: Sum) -> None:
         """Adds a constraint, for good."""
-        if len(constraint.variables) > _LONG:
+        if len(constraint.variables) > LONG:
             self._waiting.append(constraint)
         else:
             self._refuted |= not self._propagate([self._append(constraint)])
 
-    def refutes(self, assumption: Sum) -> bool:
+    def refutes(self, assumption: Sum, with_waiting: bool = True) -> bool:
         """Whether adding a constraint propagates to a conflict; it is then removed."""
         while not self._refuted:
             root = len(self._trail)
             conflict = not self._propagate([self._append(assumption)])
-            active = [] if conflict else self._active()
+            active = self._active() if with_waiting and not conflict else []
             for lit in self._trail[root:]:
                 self._values[lit] = self._values[-lit] = 0
                 for index, weight in self._occurrences[-lit]:
