@@ -31,10 +31,10 @@ FEW_SPIKES = 64
 
 
 # Within windows alone the attack begins anew, from other starts, once for each so many
-# undecided spikes: solvers take the longer, and falsified balls have the most of them.
-# Of 42 queries of the published networks the robust ones have up to 800 and need less
-# than a second, those that are falsified or open 1100 to 5600.
-SPIKES_PER_ATTACK = 512
+# undecided spikes a step of time: solvers take the longer, and falsified balls have the
+# most of them. Queries of the published networks that are robust have up to 12 (64
+# steps) or 47 (32 steps), those that are falsified 20 to 180.
+SPIKES_PER_ATTACK = 16
 MAX_ATTACKS = 8
 
 
@@ -225,7 +225,7 @@ class BatchedStages:
         """How often a ball with so many undecided spikes is attacked, at most."""
         if self._limits != bounds.NO_LIMITS:
             return 1
-        return 1 + int(undecided) // SPIKES_PER_ATTACK
+        return 1 + int(undecided / self._network.num_steps / SPIKES_PER_ATTACK)
 
     def _settle_wider(
         self, index: int, results: dict[int, Result], result: Result
