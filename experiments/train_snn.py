@@ -272,9 +272,7 @@ def _recipe() -> dict[str, Any]:
             "margin": FLAGS.num_steps / 8,
         }
     given = {name: FLAGS[name].value for name in recipe}
-    return {
-        name: recipe[name] if given[name] is None else given[name] for name in recipe
-    }
+    return recipe | {name: value for name, value in given.items() if value is not None}
 
 
 def _response(least_steps: int) -> tuple[int, ...]:

@@ -200,13 +200,12 @@ class BatchedStages:
         """Searches the rows that are left for counterexamples, and replays them."""
         stage = Stage.ATTACK
         for number, attack_key in enumerate(jax.random.split(key, MAX_ATTACKS)):
-            if number > 0:
-                left = [
-                    row
-                    for row in left
-                    if results[row][index].stage is None
-                    and number < self._num_attacks(undecided[row, index])
-                ]
+            left = [
+                row
+                for row in left
+                if results[row][index].stage is None
+                and number < self._num_attacks(undecided[row, index])
+            ]
             if not left:
                 return
             queries = [batch[row][index] for row in left]
