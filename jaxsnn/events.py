@@ -23,6 +23,9 @@ from jaxsnn.sat.response import peak
 
 # Multiplications per example above which sorting pays on a CPU (measured).
 _MANY_MULTIPLICATIONS = 2**17
+# Steps in one matrix product on an accelerator: on an H200, 128 examples, 784 inputs,
+# 1000 neurons and 256 steps took 1.9 ms by eights and 4.3 ms one by one.
+_STEPS_AT_ONCE = 8
 
 
 def output_steps(
@@ -95,8 +98,10 @@ def spike_steps(
     """
     chex.assert_rank([weights, steps, threshold], [2, 2, 0])
     chex.assert_equal_shape_suffix([weights, steps], 1)
-    simulate = by_events if prefer_events(weights, num_steps) else by_steps
-    return simulate(weights, steps, threshold, num_steps)
+    if prefer_events(weights, num_steps):
+        return by_events(weights, steps, threshold, num_steps)
+    at_once = 1 if jax.default_backend() == "cpu" else _STEPS_AT_ONCE
+    return by_steps(weights, steps, threshold, num_steps, at_once)
 
 
 def prefer_events(weights: jax.Array, num_steps: int) -> bool:
@@ -106,25 +111,38 @@ def prefer_events(weights: jax.Array, num_steps: int) -> bool:
 
 
 def by_steps(
-    weights: jax.Array, steps: jax.Array, threshold: jax.Array, num_steps: int
+    weights: jax.Array,
+    steps: jax.Array,
+    threshold: jax.Array,
+    num_steps: int,
+    at_once: int = 1,
 ) -> jax.Array:
-    """As `spike_steps`, advancing all potentials by one step at a time."""
+    """As `spike_steps`, advancing all potentials by `at_once` steps at a time."""
     last = num_steps - 1
     steps = steps.astype(jnp.int32)
+    ahead = jnp.arange(at_once, dtype=jnp.int32)[None, :, None]
 
     def advance(
-        state: tuple[jax.Array, jax.Array], step: jax.Array
+        state: tuple[jax.Array, jax.Array], begin: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         voltages, fired = state
-        arrived = (steps == step).astype(weights.dtype)
-        voltages += jnp.matmul(arrived, weights.T, precision=jax.lax.Precision.HIGHEST)
-        first = (voltages > threshold) & (fired == last)
-        return (voltages, jnp.where(first, step + 1, fired)), None
+        waited = steps[:, None, :] - begin
+        arrived = (waited >= 0) & (waited <= ahead)
+        reached = voltages[:, None] + jnp.matmul(
+            arrived.astype(weights.dtype),
+            weights.T[None],
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        # A crossing at T - 2 or later spikes at T - 1, as silence does.
+        above = (reached > threshold) & (begin + ahead < last - 1)
+        first = above.any(axis=1) & (fired == last)
+        fired = jnp.where(first, begin + jnp.argmax(above, axis=1) + 1, fired)
+        return (reached[:, -1], fired.astype(jnp.int32)), None
 
     shape = (steps.shape[0], weights.shape[0])
     start = (jnp.zeros(shape, weights.dtype), jnp.full(shape, last, jnp.int32))
-    # A crossing at T - 2 or later spikes at T - 1, as silence does.
-    return jax.lax.scan(advance, start, jnp.arange(last - 1))[0][1]
+    begins = jnp.arange(0, last - 1, at_once, dtype=jnp.int32)
+    return jax.lax.scan(advance, start, begins)[0][1]
 
 
 def by_events(

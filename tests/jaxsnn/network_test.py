@@ -19,7 +19,7 @@ CONV_WEIGHTS = ((3, 12), (4, 9))
 apply = jax.jit(network.apply, static_argnums=0)
 output_steps = jax.jit(events.output_steps, static_argnums=0)
 by_events = jax.jit(events.by_events, static_argnums=3)
-by_steps = jax.jit(events.by_steps, static_argnums=3)
+by_steps = jax.jit(events.by_steps, static_argnums=(3, 4))
 by_example = jax.jit(
     jax.vmap(network.spike_steps, (None, 0, None, None)), static_argnums=3
 )
@@ -93,7 +93,9 @@ def test_events_and_steps_give_the_same_numbers(seed):
     steps = jnp.asarray(rng.integers(0, 12, (4, 30)))
     threshold = jnp.float32(rng.integers(0, 8))
     events_first = by_events(weights, steps, threshold, 12)
-    assert np.array_equal(events_first, by_steps(weights, steps, threshold, 12))
+    for at_once in (1, 3, 16):
+        steps_first = by_steps(weights, steps, threshold, 12, at_once)
+        assert np.array_equal(events_first, steps_first)
     assert np.array_equal(events_first, by_example(weights, steps, threshold, 12))
 
 
