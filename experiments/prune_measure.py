@@ -44,7 +44,7 @@ def measure(
     measured = {}
     for name, (model, variables) in models.items():
         program = programs[name]
-        flops = cost.count_flops(compiled[program])
+        flops = cost.count_flops(model.apply, variables, inputs)
         measured[name] = {
             "accuracy": float(correct[name].mean()),
             "num_params": cost.count_parameters(variables["params"]),

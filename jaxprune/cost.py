@@ -32,36 +32,51 @@ def count_parameters(params: Any) -> int:
 def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
     """Returns the floating-point operations of one call, from the compiled program.
 
-    A multiplication and an addition count as two. XLA counts what is left after it has
-    simplified the program, the same way for every model on one backend. It counts the
-    body of a loop once: of a scan (scanned blocks), the other steps are added here; a
-    loop of unknown length, and one in a function that is compiled already, is not.
+    A multiplication and an addition count as two. The program is the one that XLA makes
+    for a CPU, after simplifying it, wherever the function is to run: on GPUs products
+    and convolutions run in libraries of whose operations XLA does not tell. It counts
+    the body of a loop once: of a scan (scanned blocks), the other steps are added here;
+    a loop of unknown length is not.
 
     Args:
-        function: what to count; it is jitted here unless it is compiled already.
+        function: what to count.
         *args: arguments, or their shapes as `jax.ShapeDtypeStruct`.
 
     Returns:
-        The count, or None where the backend does not tell.
+        The count, or None where the CPU is not among the platforms of JAX, or does not
+        tell.
+
+    Raises:
+        TypeError: a program that is compiled already.
 
     >>> count_flops(lambda x, y: x @ y, np.ones((8, 16)), np.ones((16, 32)))
     8192.0
     """
-    told = _told(_compiled(function, args))
-    if isinstance(function, jax.stages.Compiled) or told is None:
-        return told
-    return told + _untold(function, args)
+    if isinstance(function, jax.stages.Compiled):
+        raise TypeError(
+            "operations are counted from a function, not from a compiled program, "
+            "which on GPUs does not tell of them all"
+        )
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+    with jax.default_device(host):
+        return _count(function, jax.eval_shape(lambda *args: args, *args))
 
 
-def _untold(function: Callable[..., Any], args: Any) -> float:
-    """Returns the operations of all steps of scans but those that XLA tells of."""
-    flops = 0.0
-    for steps, body in _scans(jax.make_jaxpr(function)(*args).jaxpr):
+def _count(function: Callable[..., Any], shapes: Sequence[Any]) -> float | None:
+    """Returns what XLA tells, with every step of the scans within instead of one."""
+    told = _told(jax.jit(function).lower(*shapes).compile())
+    if told is None:
+        return None
+    for steps, body in _scans(jax.make_jaxpr(function)(*shapes).jaxpr):
         step = jaxpr_as_fun(body)
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
-        told = _told(_compiled(step, shapes)) or 0.0
-        flops += (steps - 1) * told + steps * _untold(step, shapes)
-    return flops
+        inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
+        once = _told(jax.jit(step).lower(*inputs).compile())
+        each = _count(step, inputs)
+        told += steps * (each or 0.0) - (once or 0.0)
+    return told
 
 
 def _told(compiled: jax.stages.Compiled) -> float | None:

@@ -120,13 +120,13 @@ def measure(case: Case, batch_size: int, repeats: int, key: Any) -> dict[str, An
     base = unpruned(case.model)
     pruned = base.build(mpruner_parameters.structure(base, case.removed))
     inputs = inputs_of(case.model, batch_size, key)
-    compiled, args = {}, {}
+    compiled, args, flops = {}, {}, {}
     for name, model in (("unpruned", base), ("pruned", pruned)):
         variables = jax.jit(model.init)(key)
         args[name] = (variables, inputs)
         compiled[name] = jax.jit(model.apply).lower(variables, inputs).compile()
+        flops[name] = cost.count_flops(model.apply, variables, inputs)
     latency = cost.compare_latency(compiled, args, num_repeats=repeats)
-    flops = {name: cost.count_flops(program) for name, program in compiled.items()}
     params = {n: cost.count_parameters(v["params"]) for n, (v, _) in args.items()}
     seconds = {name: 1e-3 * found.median_ms for name, found in latency.items()}
     base_flops, pruned_flops = flops["unpruned"], flops["pruned"]

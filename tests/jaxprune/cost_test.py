@@ -24,8 +24,21 @@ def test_flops_of_a_product_are_two_a_multiplication():
 def test_compiled_programs_are_taken_as_they_are():
     x = jnp.ones((4, 4))
     compiled = jax.jit(jnp.dot).lower(x, x).compile()
-    assert cost.count_flops(compiled) == 2 * 4**3
     assert cost.measure_latency(compiled, x, x, num_repeats=1).median_ms > 0
+
+
+def test_flops_are_not_counted_from_compiled_programs():
+    x = jnp.ones((4, 4))
+    with pytest.raises(TypeError, match="from a function"):
+        cost.count_flops(jax.jit(jnp.dot).lower(x, x).compile())
+
+
+def test_flops_need_a_cpu_among_the_platforms(monkeypatch):
+    def missing(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", missing)
+    assert cost.count_flops(jnp.sin, 1.0) is None
 
 
 def test_flops_that_the_backend_does_not_tell_are_none(monkeypatch):
