@@ -115,11 +115,11 @@ _HALF_OF_PARAMETERS = {
 
 
 def _half(depth: int) -> tuple[Setting, ...]:
-    """Returns settings that leave half, trained as long as the paper's are.
+    """Returns settings that leave half.
 
     Whatever they lose is told: they are not rejected.
     """
-    long = ("--max_rounds=1", "--recovery_epochs=3", "--max_accuracy_drop=0.2")
+    long = ("--max_rounds=1", "--max_accuracy_drop=0.2")
     return (
         Setting("half_params", (f"--remove={_HALF_OF_PARAMETERS[depth]}", *long)),
         Setting("half_flops", ("--threshold=0.95", *long)),
