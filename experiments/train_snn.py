@@ -16,6 +16,7 @@ from absl import flags
 
 from experiments import data, run_state
 from experiments.train_job import OUTPUTS, Job, describe, run_job
+from jaxsnn.sat import spec
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "iris")
 METHODS = ("surrogate", "certified", "s4nn")
@@ -167,6 +168,10 @@ def make_job() -> Job:
             "num_steps",
             FLAGS.num_steps,
             f"must be at least {least} for outputs to spike before the last step",
+        )
+    if FLAGS.num_steps > spec.MAX_STEPS:
+        raise run_state.usage_error(
+            "num_steps", FLAGS.num_steps, f"must be at most {spec.MAX_STEPS}"
         )
     if FLAGS.weight_bits not in BITS:
         raise run_state.usage_error(

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn.delays import Delays, by_delay, responses
+from jaxsnn.sat import spec
 from jaxsnn.sat.response import STEP, Response, by_age, canonical, peak
 
 # The mean of the initial weights is such that the potential of a neuron all of whose
@@ -123,6 +124,10 @@ class NetworkConfig:
             raise ValueError(
                 f"num_steps={self.num_steps} must be at least {depth + 2}: with "
                 f"{depth} layers of neurons no output could spike before the last step"
+            )
+        if self.num_steps > spec.MAX_STEPS:
+            raise ValueError(
+                f"num_steps={self.num_steps} must be at most {spec.MAX_STEPS}"
             )
         for layer, fan in zip(self.neuron_layers, self.weight_shapes, strict=True):
             canonical(layer.response)

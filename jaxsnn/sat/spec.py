@@ -35,6 +35,8 @@ from jaxsnn.sat.synapses import Synapses, patches, sparse_rows
 
 # Products of a float32 weight and a 0/1 spike stay exact integers below this sum.
 MAX_EXACT_SUM = 2**24
+# Spike times fit in 16 bits, and nothing as long as time grows beyond measure.
+MAX_STEPS = 2**15
 
 
 class Layer(Protocol):
@@ -321,7 +323,7 @@ class IntegerNetwork:
 
     Attributes:
       layers: from the inputs to the outputs; widths must fit.
-      num_steps: `T`; spike times are `0 .. T-1`.
+      num_steps: `T`, at most `MAX_STEPS`; spike times are `0 .. T-1`.
       scale: integers per unit of the float network the weights came from (a label;
         the semantics do not use it).
 
@@ -337,8 +339,8 @@ class IntegerNetwork:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("a network needs at least one layer")
-        if self.num_steps < 2:
-            raise ValueError(f"num_steps={self.num_steps} must be at least 2")
+        if not 2 <= self.num_steps <= MAX_STEPS:
+            raise ValueError(f"num_steps={self.num_steps} must be 2 to {MAX_STEPS}")
         for depth in range(1, len(self.layers)):
             before, after = self.layers[depth - 1], self.layers[depth]
             if before.num_outputs != after.num_inputs:

@@ -156,6 +156,7 @@ def test_responses_and_delays_are_written_and_measured(tmp_path):
         ({"hidden": "-4"}, "--hidden=-4"),
         ({"hidden": "8,many"}, "--hidden=many"),
         ({"num_steps": 3}, "--num_steps=3"),
+        ({"num_steps": 40000}, "must be at most 32768"),
         ({"weight_bits": 1}, "--weight_bits=1"),
         ({"weight_bits": 9}, "--weight_bits=9"),
         ({"epochs": 0}, "--epochs=0"),

@@ -124,6 +124,7 @@ def test_order_and_padding_of_a_batch_do_not_matter():
         (((4, 4, 1), (Conv2D(2, (5, 5)), Dense(3)), 8), "leaves nothing"),
         (((4,), (Dense(0), Dense(3)), 8), "at least one neuron"),
         (((4,), (Dense(3), Dense(3)), 3), "num_steps=3"),
+        (((4,), (Dense(3),), 2**15 + 1), "at most 32768"),
         (((4,), (Dense(3),), 8, 0.0), "threshold=0.0"),
         (((4,), (Dense(3),), 8, float("nan")), "threshold=nan"),
     ],
