@@ -112,7 +112,7 @@ flags.DEFINE_integer(
     "shift",
     None,
     "Images are moved by up to this many pixels at random in training (default 1 for "
-    "mnist, but for s4nn 0).",
+    "mnist with surrogate gradients, else 0).",
     lower_bound=0,
     flag_values=FLAGS,
 )
@@ -273,7 +273,7 @@ def _recipe() -> dict[str, Any]:
             "learning_rate": 0.03,
             "weight_decay": 0.01,
             "jitter": max(1, FLAGS.num_steps // 64),
-            "shift": int(FLAGS.dataset == "mnist"),
+            "shift": int(FLAGS.dataset == "mnist" and FLAGS.method == "surrogate"),
             "margin": FLAGS.num_steps / 8,
         }
     given = {name: FLAGS[name].value for name in recipe}

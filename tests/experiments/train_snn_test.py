@@ -108,6 +108,19 @@ def test_every_way_of_training_leaves_a_network(tmp_path, changes):
     assert network.num_classes == 10
 
 
+def made(values):
+    """Returns the job that flags describe."""
+    values = {"hidden": 6, "workdir": "x"} | values
+    arguments = ["train_snn", *(f"--{name}={value}" for name, value in values.items())]
+    jobs = []
+    with pytest.raises(SystemExit):
+        run_state.run(
+            lambda argv: jobs.append(train_snn.make_job()), train_snn.FLAGS, arguments
+        )
+    (job,) = jobs
+    return job
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -118,16 +131,27 @@ def test_every_way_of_training_leaves_a_network(tmp_path, changes):
     ],
 )
 def test_each_rule_has_defaults_of_its_own(given, expected):
-    values = {"dataset": "iris", "hidden": 6, "num_steps": 128, "workdir": "x"} | given
-    arguments = ["train_snn", *(f"--{name}={value}" for name, value in values.items())]
-    jobs = []
-    with pytest.raises(SystemExit):
-        run_state.run(
-            lambda argv: jobs.append(train_snn.make_job()), train_snn.FLAGS, arguments
-        )
-    (job,) = jobs
+    job = made({"dataset": "iris", "num_steps": 128} | given)
     names = ("batch_size", "learning_rate", "weight_decay", "jitter", "margin")
     assert tuple(getattr(job, name) for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "method", "expected"),
+    [
+        ("mnist", "surrogate", 1),
+        ("mnist", "certified", 0),
+        ("mnist", "s4nn", 0),
+        ("fashion_mnist", "surrogate", 0),
+    ],
+)
+def test_only_surrogate_gradients_shift_digits(monkeypatch, dataset, method, expected):
+    load = data.load
+    monkeypatch.setattr(data, "check_dataset", lambda *args: None)
+    monkeypatch.setattr(data, "load", lambda name, split, _: load("digits", split))
+    radius = int(method == "certified")
+    job = made({"dataset": dataset, "method": method, "train_radius": radius})
+    assert job.shift == expected
 
 
 def test_responses_and_delays_are_written_and_measured(tmp_path):
