@@ -119,10 +119,10 @@ def _half(depth: int) -> tuple[Setting, ...]:
 
     Whatever they lose is told: they are not rejected.
     """
-    long = ("--max_rounds=1", "--max_accuracy_drop=0.2")
+    once = ("--max_rounds=1", "--max_accuracy_drop=0.2")
     return (
-        Setting("half_params", (f"--remove={_HALF_OF_PARAMETERS[depth]}", *long)),
-        Setting("half_flops", ("--threshold=0.95", *long)),
+        Setting("half_params", (f"--remove={_HALF_OF_PARAMETERS[depth]}", *once)),
+        Setting("half_flops", ("--threshold=0.95", *once)),
     )
 
 

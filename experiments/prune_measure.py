@@ -33,23 +33,24 @@ def measure(
         name: json.dumps(model.structure.to_json())
         for name, (model, _) in models.items()
     }
-    arguments, compiled = {}, {}
+    size = num_examples(inputs)
+    arguments, compiled, flops = {}, {}, {}
     for name, (model, variables) in models.items():
         if (program := programs[name]) not in compiled:
             arguments[program] = (variables, inputs)
             lowered = jax.jit(model.apply).lower(variables, inputs)
             compiled[program] = lowered.compile()
+            counted = cost.count_flops(model.apply, variables, inputs)
+            flops[program] = counted and counted / size
     latency = cost.compare_latency(compiled, arguments)
-    size = num_examples(inputs)
     measured = {}
     for name, (model, variables) in models.items():
         program = programs[name]
-        flops = cost.count_flops(model.apply, variables, inputs)
         measured[name] = {
             "accuracy": float(correct[name].mean()),
             "num_params": cost.count_parameters(variables["params"]),
             "num_blocks": sum(stack.num_blocks for stack in model.stacks),
-            "flops": flops and flops / size,
+            "flops": flops[program],
             "latency_ms": latency[program].median_ms,
             "latency_quartiles_ms": latency[program][1:3],
             "latency_batch_size": size,

@@ -61,22 +61,22 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float | None:
         host = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
-    with jax.default_device(host):
-        return _count(function, jax.eval_shape(lambda *args: args, *args))
+    # Where the CPU is the default, naming it would have the program compiled again.
+    with jax.default_device(None if jax.default_backend() == "cpu" else host):
+        shapes = jax.eval_shape(lambda *args: args, *args)
+        told = _told(_compiled(function, shapes))
+        return None if told is None else told + _untold(function, shapes)
 
 
-def _count(function: Callable[..., Any], shapes: Sequence[Any]) -> float | None:
-    """Returns what XLA tells, with every step of the scans within instead of one."""
-    told = _told(jax.jit(function).lower(*shapes).compile())
-    if told is None:
-        return None
-    for steps, body in _scans(jax.make_jaxpr(function)(*shapes).jaxpr):
+def _untold(function: Callable[..., Any], args: Any) -> float:
+    """Returns the operations of all steps of scans but those that XLA tells of."""
+    flops = 0.0
+    for steps, body in _scans(jax.make_jaxpr(function)(*args).jaxpr):
         step = jaxpr_as_fun(body)
-        inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
-        once = _told(jax.jit(step).lower(*inputs).compile())
-        each = _count(step, inputs)
-        told += steps * (each or 0.0) - (once or 0.0)
-    return told
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
+        told = _told(_compiled(step, shapes)) or 0.0
+        flops += (steps - 1) * told + steps * _untold(step, shapes)
+    return flops
 
 
 def _told(compiled: jax.stages.Compiled) -> float | None:

@@ -36,7 +36,10 @@ def job(**changes):
 
 def flags(workdir, **changes):
     values = {"dataset": "iris", "hidden": "6", "num_steps": 8, "epochs": 2}
-    values |= {"batch_size": 40, "workdir": workdir} | changes
+    return command(values | {"batch_size": 40, "workdir": workdir} | changes)
+
+
+def command(values):
     return ["train_snn", *(f"--{name}={value}" for name, value in values.items())]
 
 
@@ -110,8 +113,7 @@ def test_every_way_of_training_leaves_a_network(tmp_path, changes):
 
 def made(values):
     """Returns the job that flags describe."""
-    values = {"hidden": 6, "workdir": "x"} | values
-    arguments = ["train_snn", *(f"--{name}={value}" for name, value in values.items())]
+    arguments = command({"hidden": 6, "workdir": "x"} | values)
     jobs = []
     with pytest.raises(SystemExit):
         run_state.run(

@@ -21,7 +21,7 @@ def test_flops_of_a_product_are_two_a_multiplication():
     assert cost.count_flops(jnp.dot, x, y) == 2 * 3 * 5 * 7
 
 
-def test_compiled_programs_are_taken_as_they_are():
+def test_compiled_programs_are_timed_as_they_are():
     x = jnp.ones((4, 4))
     compiled = jax.jit(jnp.dot).lower(x, x).compile()
     assert cost.measure_latency(compiled, x, x, num_repeats=1).median_ms > 0
