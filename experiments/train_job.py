@@ -42,10 +42,12 @@ class Job:
             takes away; not for s4nn.
         jitter: steps by which input spikes are moved at random in training.
         shift: pixels by which images are moved at random in training.
+        brightness: by how much, as a power of e, images are made brighter or darker at
+            random in training.
         margin: by which the label is to lead, in steps.
         gradient_samples: steps in which surrogate gradients look, 0 for all.
-        seed: of initial weights, order of examples, jitter, shift and delays.
-        response: of every layer's potentials to a spike.
+        seed: of initial weights, order of examples, what is done to them, and delays.
+        responses: of the potentials of every layer to a spike, of all if there is one.
         max_delay: synapses have fixed random delays of up to so many steps.
     """
 
@@ -63,10 +65,11 @@ class Job:
     weight_decay: float
     jitter: int
     shift: int
+    brightness: float
     margin: float
     gradient_samples: int
     seed: int
-    response: tuple[int, ...] = (1,)
+    responses: tuple[tuple[int, ...], ...] = ((1,),)
     max_delay: int = 0
 
 
@@ -110,7 +113,8 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     else:
         objective = temporal_margin.TemporalMargin(
             margin=job.margin / job.num_steps,
-            num_samples=gradient_samples(job, config),
+            # Bounds of a box are sound only with all steps.
+            num_samples=None if job.train_radius else job.gradient_samples or None,
             weight_bits=job.weight_bits,
             radius=job.train_radius,
             ramp=batches * job.epochs // 2,
@@ -199,18 +203,21 @@ def network_config(job: Job) -> "network.NetworkConfig":
     assert job.train.images is not None
     shape: tuple[int, ...] = job.train.images.shape[1:]
     layers: list[network.Layer] = [
-        network.Dense(width, job.response)
-        for width in (*job.hidden, job.train.num_classes)
+        network.Dense(width) for width in (*job.hidden, job.train.num_classes)
     ]
     if job.convolution is None:
         shape = (math.prod(shape),)
     else:
         features, window = job.convolution
         shape = (*shape, 1)
-        layers[:0] = [
-            network.Conv2D(features, (window, window), response=job.response),
-            network.EarliestPool2D(),
-        ]
+        layers[:0] = [network.Conv2D(features, (window, window))]
+    responses = job.responses * (1 if len(job.responses) > 1 else len(layers))
+    layers = [
+        dataclasses.replace(layer, response=response)
+        for layer, response in zip(layers, responses, strict=True)
+    ]
+    if job.convolution is not None:
+        layers.insert(1, network.EarliestPool2D())
     config = network.NetworkConfig(shape, tuple(layers), job.num_steps)
     if job.max_delay == 0:
         return config
@@ -224,25 +231,13 @@ def network_config(job: Job) -> "network.NetworkConfig":
     return dataclasses.replace(config, layers=tuple(layers))
 
 
-def gradient_samples(job: Job, config: "network.NetworkConfig") -> int | None:
-    """Returns in how many steps surrogate gradients look, or None for all.
-
-    Delays and responses count steps, and bounds of a box are sound only with all.
-    """
-    from jaxsnn import network
-
-    if job.train_radius or not all(map(network.is_instant, config.neuron_layers)):
-        return None
-    return job.gradient_samples or None
-
-
 def augmentation(job: Job) -> "training.Augment | None":
     """Returns what is done to the spike times of a batch in training."""
     import jax
 
     from jaxsnn import training
 
-    if not (job.jitter or job.shift):
+    if not (job.jitter or job.shift or job.brightness):
         return None
     assert job.train.images is not None
     shape = job.train.images.shape[1:]
@@ -253,6 +248,11 @@ def augmentation(job: Job) -> "training.Augment | None":
             image_shape = (shape[0], shape[1])
             steps = training.shift(
                 shift_key, steps, image_shape, job.shift, job.num_steps
+            )
+        if job.brightness:
+            key, bright_key = jax.random.split(key)
+            steps = training.brighten(
+                bright_key, steps, job.brightness, job.num_steps
             )
         if job.jitter:
             steps = training.jitter(key, steps, job.jitter, job.num_steps)

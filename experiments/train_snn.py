@@ -117,6 +117,14 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
+    "brightness",
+    None,
+    "Images are made brighter or darker in training, by a random factor of up to e to "
+    "this power either way (default 0).",
+    lower_bound=0.0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
     "margin",
     None,
     "Steps by which the label is to spike before any other output (default an eighth "
@@ -127,23 +135,23 @@ flags.DEFINE_integer(
     "gradient_samples",
     16,
     "Steps in which surrogate gradients look at potentials; spike times stay exact. 0 "
-    "for all, as with certified training, delays and another --response always.",
+    "for all, as with certified training always.",
     lower_bound=0,
     flag_values=FLAGS,
 )
-flags.DEFINE_enum(
+flags.DEFINE_list(
     "response",
-    "step",
-    RESPONSES,
-    "What a spike adds to a potential over time: its weight for ever, with an "
-    "exponential leak, rising, or rising and decaying.",
+    ["step"],
+    "What a spike adds to a potential over time: step (its weight for ever), leak "
+    "(decaying), ramp (rising) or alpha (rising and decaying). One for all layers, or "
+    "one for each from the first to the outputs, separated by commas.",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "time_constant",
     None,
-    "Steps in which a leak falls by a factor of e, a ramp is full, or alpha peaks "
-    "(default a quarter of num_steps).",
+    "Steps in which a leak falls by a factor of e, a ramp is full, or alpha peaks, in "
+    "all layers that have one (default a quarter of num_steps).",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -203,7 +211,7 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "arch", "conv", "must be dense with --method=s4nn; others learn kernels"
         )
-    response = _response(least)
+    responses = _responses(least)
     data.check_dataset(FLAGS.dataset, FLAGS.data_dir, ["train", "test"])
     train = data.load(FLAGS.dataset, "train", FLAGS.data_dir)
     if FLAGS.batch_size is None:
@@ -250,7 +258,7 @@ def make_job() -> Job:
         epochs=FLAGS.epochs,
         gradient_samples=FLAGS.gradient_samples,
         seed=FLAGS.seed,
-        response=response,
+        responses=responses,
         max_delay=FLAGS.max_delay,
         **recipe,
     )
@@ -265,6 +273,7 @@ def _recipe() -> dict[str, Any]:
             "weight_decay": 0.0,
             "jitter": 0,
             "shift": 0,
+            "brightness": 0.0,
             "margin": 3.0,
         }
     else:
@@ -274,23 +283,44 @@ def _recipe() -> dict[str, Any]:
             "weight_decay": 0.01,
             "jitter": max(1, FLAGS.num_steps // 64),
             "shift": int(FLAGS.dataset == "mnist" and FLAGS.method == "surrogate"),
+            "brightness": 0.0,
             "margin": FLAGS.num_steps / 8,
         }
     given = {name: FLAGS[name].value for name in recipe}
     return recipe | {name: value for name, value in given.items() if value is not None}
 
 
-def _response(least_steps: int) -> tuple[int, ...]:
-    """Returns the response that the flags describe, after checking them."""
+def _responses(least_steps: int) -> tuple[tuple[int, ...], ...]:
+    """Returns the responses that the flags describe, after checking them.
+
+    Args:
+        least_steps: that a network of so many layers needs.
+    """
     from jaxsnn.sat import response
 
-    for name, default in (("response", "step"), ("max_delay", 0)):
-        if FLAGS.method == "s4nn" and FLAGS[name].value != default:
-            raise run_state.usage_error(
-                name,
-                FLAGS[name].value,
-                f"must be {default} with --method=s4nn; surrogate gradients learn it",
-            )
+    names = FLAGS.response
+    layers = least_steps - 2
+    shown = ",".join(names)
+    if not {*names} <= {*RESPONSES}:
+        raise run_state.usage_error(
+            "response", shown, f"must be of {', '.join(RESPONSES)}"
+        )
+    if len(names) not in (1, layers):
+        raise run_state.usage_error(
+            "response", shown, f"must be one, or one for each of {layers} layers"
+        )
+    if FLAGS.method == "s4nn" and {*names} != {"step"}:
+        raise run_state.usage_error(
+            "response",
+            shown,
+            "must be step with --method=s4nn; surrogate gradients learn others",
+        )
+    if FLAGS.method == "s4nn" and FLAGS.max_delay:
+        raise run_state.usage_error(
+            "max_delay",
+            FLAGS.max_delay,
+            "must be 0 with --method=s4nn; surrogate gradients learn with delays",
+        )
     if FLAGS.max_delay > FLAGS.num_steps - least_steps:
         raise run_state.usage_error(
             "max_delay",
@@ -299,26 +329,27 @@ def _response(least_steps: int) -> tuple[int, ...]:
             f"--num_steps={FLAGS.num_steps} and so many layers",
         )
     time_constant = FLAGS.time_constant
-    if FLAGS.response == "step":
-        if time_constant is not None:
-            raise run_state.usage_error(
-                "time_constant", time_constant, "needs another --response than step"
-            )
-        return response.STEP
+    if {*names} == {"step"} and time_constant is not None:
+        raise run_state.usage_error(
+            "time_constant", time_constant, "needs another --response than step"
+        )
     if time_constant is None:
         time_constant = max(1, FLAGS.num_steps // 4)
-    whole = FLAGS.response == "ramp"
+    whole = "ramp" in names
     if not 0 < time_constant < math.inf or (whole and time_constant % 1):
         raise run_state.usage_error(
             "time_constant",
             time_constant,
             "must be a positive number of steps" + (", whole for a ramp" * whole),
         )
+    make = {
+        "step": lambda _: response.STEP,
+        "leak": response.leak,
+        "ramp": lambda duration: response.ramp(int(duration)),
+        "alpha": response.alpha,
+    }
     try:
-        if whole:
-            return response.ramp(int(time_constant))
-        make = response.leak if FLAGS.response == "leak" else response.alpha
-        return make(time_constant)
+        return tuple(make[name](time_constant) for name in names)
     except ValueError as error:
         raise run_state.usage_error(
             "time_constant", time_constant, str(error)

@@ -1,7 +1,8 @@
-"""Potentials of a layer at samples of time, from spike times, and their gradient.
+"""What spikes do to potentials, at samples of time.
 
-The gradient of a weight is summed example by example, in place: with many inputs, the
-spikes of all examples at all samples would be a matrix too large to hold.
+The gradient of a weight by spike times is summed example by example, in place: with
+many inputs, the spikes of all examples at all samples would be a matrix too large to
+hold.
 """
 
 import functools
@@ -9,9 +10,49 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsnn import events
 from jaxsnn.example_sums import sum_examples
+from jaxsnn.sat.response import Response, by_age
+
+
+def effects_between(
+    samples: jax.Array, response: Response, delay: int, num_steps: int
+) -> jax.Array:
+    """Returns what "spiked by sample `h`" adds to a potential at sample `g`.
+
+    A spike that is first seen at one sample may lie anywhere after the one before. It
+    counts as spread evenly over the steps between, by the mean response. With a sample
+    of each step that is the response itself.
+
+    Args:
+      samples: `[G]` steps, ascending.
+      response: to each spike.
+      delay: of the synapse, in steps.
+      num_steps: `T`, above every sample.
+
+    Returns:
+      `[G, G]` float32: the effect of a spike seen first at `h`, less that of one seen
+      first at the sample after it.
+
+    >>> effects_between(jnp.array([0, 1, 2]), (2, 1), 0, 8).tolist()
+    [[2.0, 0.0, 0.0], [-1.0, 2.0, 0.0], [0.0, -1.0, 2.0]]
+    >>> effects_between(jnp.array([1, 3]), (1, 2, 3, 4), 0, 8).tolist()
+    [[1.5, 0.0], [2.0, 1.5]]
+    """
+    kappa = by_age(response, num_steps)[num_steps:]
+    summed = jnp.asarray(np.append(0, np.cumsum(kappa)), jnp.float32)
+
+    def sum_until(steps: jax.Array) -> jax.Array:
+        """Sums responses at each sample to a spike in every step after `steps`."""
+        ages = samples[:, None] - steps[None] - delay
+        return summed[jnp.clip(ages, 0, num_steps)]
+
+    before = jnp.pad(samples[:-1], (1, 0), constant_values=-1)
+    between = (samples - before).astype(jnp.float32)
+    effects = (sum_until(before) - sum_until(samples)) / between[None]
+    return effects - jnp.pad(effects[:, 1:], ((0, 0), (0, 1)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -7,7 +7,9 @@ gradient through the one step of the crossing, this one also knows of spikes tha
 nearly came earlier, and it vanishes where no small change of a weight could help.
 
 Neurons spike one step after they cross the threshold, so the steps in which a layer is
-looked at lie one behind those of the layer before.
+looked at lie one behind those of the layer before. What is seen of a neuron are then
+the two samples between which it spikes. Where effects depend on time (delays, responses)
+its spike is spread evenly over the steps between them; the spikes of inputs are exact.
 
 This module works on batches, unlike the rest of the library: the gradient of a weight
 is a sum over the batch, and `vmap` would first write down every term of it.
@@ -15,17 +17,15 @@ is a sum over the batch, and `vmap` would first write down every term of it.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsnn import events, network
-from jaxsnn.delays import by_delay
+from jaxsnn.delays import by_delay, responses
 from jaxsnn.network import Neurons
-from jaxsnn.sampled_potentials import sampled_potentials
-from jaxsnn.sat import response
+from jaxsnn.sampled_potentials import effects_between, sampled_potentials
 from jaxsnn.sat.response import STEP, peak
 
 
@@ -116,6 +116,9 @@ def output_bounds(
       The first and the last time each output can spike, `[B, C]` float32 each,
       differentiable by the weights.
 
+    Raises:
+      ValueError: delays or responses, with samples of fewer than all steps.
+
     >>> config = network.NetworkConfig((2,), (network.Dense(1),), num_steps=6)
     >>> neurons = [Neurons(jnp.array([[2.0, -1.5]]), jnp.float32(1))]
     >>> box = jnp.array([[0, 1]]), jnp.array([[2, 3]])
@@ -123,6 +126,14 @@ def output_bounds(
     [1.0, 5.0]
     """
     samples = _samples(config, surrogate)
+    if len(samples) <= _last_sample(config) and not all(
+        map(network.is_instant, config.neuron_layers)
+    ):
+        raise ValueError(
+            f"num_samples={surrogate.num_samples} must be None, or at least "
+            f"{_last_sample(config) + 1}, for bounds of layers with delays or a "
+            "response in time"
+        )
     could, must = _arrived(earliest, samples), _arrived(latest, samples)
     remaining = iter(neurons)
     for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
@@ -130,9 +141,10 @@ def output_bounds(
             could, must = (_pool(layer, shape, spiked) for spiked in (could, must))
             continue
         weights, threshold = next(remaining)
-        middle = _potentials(layer, shape, weights, (could + must) / 2)
+        looked_at = samples, config.num_steps
+        middle = _potentials(layer, shape, weights, (could + must) / 2, *looked_at)
         spread = _potentials(
-            layer, shape, jnp.abs(weights), (could - must) / 2, magnitude=True
+            layer, shape, jnp.abs(weights), (could - must) / 2, *looked_at, jnp.abs
         )
         threshold = threshold * peak(layer.response)
         could = _spiked(middle + spread, threshold, surrogate.width)
@@ -176,19 +188,9 @@ def _samples(
     surrogate: Surrogate,
     phase: jax.Array | float = 0.5,
 ) -> jax.Array:
-    """Returns in which steps the first layer is looked at.
-
-    Raises:
-      ValueError: delays or responses, which count steps, with some of them left out.
-    """
-    last = _last_sample(config)
+    """Returns in which steps the first layer is looked at."""
     wanted = surrogate.num_samples or config.num_steps
-    if wanted <= last and not all(map(network.is_instant, config.neuron_layers)):
-        raise ValueError(
-            f"num_samples={surrogate.num_samples} must be None, or at least "
-            f"{last + 1}, for layers with delays or a response in time"
-        )
-    return sample_steps(phase, last, wanted)
+    return sample_steps(phase, _last_sample(config), wanted)
 
 
 def _times(
@@ -226,26 +228,46 @@ def _outputs_spiked(
 ) -> jax.Array:
     """Returns `[B, G, C]`: whether the outputs have spiked, by samples throughout."""
     remaining = iter(neurons)
-    first = config.layers[0]
-    if isinstance(first, network.Dense) and network.is_instant(first):
-        weights, threshold = next(remaining)
-        arrivals = _first_samples(steps, samples, config.num_steps)
-        potentials = sampled_potentials(weights, arrivals, len(samples))
-        spiked = _spiked(potentials, threshold, width)
-        above = 1
-    else:
-        spiked = _arrived(steps, samples)
-        above = 0
-    for layer, shape in zip(
-        config.layers[above:], config.shapes[above:-1], strict=True
+    spiked = _arrived(steps, samples)
+    for depth, (layer, shape) in enumerate(
+        zip(config.layers, config.shapes[:-1], strict=True)
     ):
         if isinstance(layer, network.EarliestPool2D):
             spiked = _pool(layer, shape, spiked)
             continue
         weights, threshold = next(remaining)
-        potentials = _potentials(layer, shape, weights, spiked)
+        if depth:
+            potentials = _potentials(
+                layer, shape, weights, spiked, samples, config.num_steps
+            )
+        else:
+            potentials = _input_potentials(
+                layer, shape, weights, steps, samples, config.num_steps
+            )
         spiked = _spiked(potentials, threshold * peak(layer.response), width)
     return spiked
+
+
+def _input_potentials(
+    layer: network.Dense | network.Conv2D,
+    shape: tuple[int, ...],
+    weights: jax.Array,
+    steps: jax.Array,
+    samples: jax.Array,
+    num_steps: int,
+) -> jax.Array:
+    """Returns `[B, G, N]` potentials from `[B, D]` spike times, exact at each sample."""
+    if isinstance(layer, network.Dense) and network.is_instant(layer):
+        arrivals = _first_samples(steps, samples, num_steps)
+        return sampled_potentials(weights, arrivals, len(samples))
+    ages = samples[None, :, None] - steps.astype(jnp.int32)[:, None]
+    parts = [
+        _weighted_sums(
+            layer, shape, part, responses(layer.response, ages - delay, num_steps)
+        )
+        for delay, part in by_delay(weights, layer.delays)
+    ]
+    return functools.reduce(jnp.add, parts)
 
 
 def _potentials(
@@ -253,20 +275,23 @@ def _potentials(
     shape: tuple[int, ...],
     weights: jax.Array,
     spiked: jax.Array,
-    magnitude: bool = False,
+    samples: jax.Array,
+    num_steps: int,
+    measure: Callable[[jax.Array], jax.Array] = lambda effects: effects,
 ) -> jax.Array:
     """Returns `[B, G, N]` potentials from `[B, G, D]` spikes that have been sent.
 
-    With `magnitude` changes of the response count by their size.
+    `measure` is asked what each change of the response counts.
     """
-    if layer.response != STEP:
-        matrix = response.matrix(layer.response, spiked.shape[1])
-        matrix = np.abs(matrix) if magnitude else matrix
-        spiked = jnp.einsum("gh,bhd->bgd", matrix, spiked, precision="highest")
     parts = []
     for delay, part in by_delay(weights, layer.delays):
-        late = jnp.pad(spiked, ((0, 0), (delay, 0), (0, 0)))[:, : spiked.shape[1]]
-        parts.append(_weighted_sums(layer, shape, part, late))
+        sent = spiked
+        if layer.response != STEP or delay:
+            effects = effects_between(samples, layer.response, delay, num_steps)
+            sent = jnp.einsum(
+                "gh,bhd->bgd", measure(effects), spiked, precision="highest"
+            )
+        parts.append(_weighted_sums(layer, shape, part, sent))
     return functools.reduce(jnp.add, parts)
 
 

@@ -140,6 +140,31 @@ def shift(
     return jax.vmap(crop)(padded, corners).reshape(steps.shape)
 
 
+def brighten(
+    key: jax.Array, steps: jax.Array, amount: float, num_steps: int
+) -> jax.Array:
+    """Makes each example of a batch brighter or darker, all its inputs alike.
+
+    The time from a spike to the end, which stands for the value of an input, is
+    multiplied by `exp(u)` with one `u` an example, uniform in `+-amount`.
+
+    Args:
+      key: a PRNG key; consumed.
+      steps: `[B, D]` spike times, whole numbers in `0 .. T-1`.
+      amount: not negative.
+      num_steps: `T`; results are clipped to `0 .. T-1`.
+
+    >>> brighten(jax.random.key(0), jnp.array([[0, 5, 9]]), amount=0.0, num_steps=10)
+    Array([[0, 5, 9]], dtype=int32)
+    """
+    last = num_steps - 1
+    factors = jnp.exp(
+        jax.random.uniform(key, (len(steps), 1), minval=-amount, maxval=amount)
+    )
+    moved = last - jnp.round((last - steps).astype(jnp.float32) * factors)
+    return jnp.maximum(moved, 0).astype(steps.dtype)
+
+
 # Alters `[B, D]` spike times at random, by a key.
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 

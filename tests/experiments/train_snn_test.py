@@ -6,7 +6,7 @@ import pytest
 from experiments import data, run_state, train_job, train_snn
 from jaxsnn import integer
 from jaxsnn.sat import replay
-from jaxsnn.sat.response import leak
+from jaxsnn.sat.response import STEP, leak, ramp
 
 
 def job(**changes):
@@ -23,6 +23,7 @@ def job(**changes):
         "weight_decay": 0.0,
         "jitter": 1,
         "shift": 0,
+        "brightness": 0.0,
         "margin": 1.0,
         "gradient_samples": 16,
         "seed": 3,
@@ -173,6 +174,24 @@ def test_responses_and_delays_are_written_and_measured(tmp_path):
     )
 
 
+def test_each_layer_may_have_a_response_of_its_own(tmp_path):
+    settings = {"response": "step,ramp", "time_constant": 3, "brightness": 0.2}
+    assert exit_code(flags(tmp_path / "out", gradient_samples=3, **settings)) == 0
+    network = integer.load(tmp_path / "out" / "network.npz")
+    assert [layer.response for layer in network.layers] == [STEP, ramp(3)]
+
+
+def test_brightness_changes_what_is_learned_from(tmp_path):
+    losses = []
+    for brightness in (0.0, 0.5):
+        workdir = tmp_path / str(brightness)
+        workdir.mkdir()
+        (workdir / "run.json").write_text("{}")
+        metrics = train_job.run_job(job(brightness=brightness, jitter=0), workdir)
+        losses.append([epoch["loss"] for epoch in metrics["epochs"]])
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -198,6 +217,8 @@ def test_responses_and_delays_are_written_and_measured(tmp_path):
         ({"method": "certified"}, "--train_radius=0"),
         ({"train_radius": 1}, "--train_radius=1"),
         ({"response": "square"}, "--response=square"),
+        ({"response": "step,leak,step"}, "--response=step,leak,step"),
+        ({"brightness": -0.1}, "--brightness=-0.1"),
         ({"response": "leak", "time_constant": -2.0}, "--time_constant=-2.0"),
         ({"response": "alpha", "time_constant": "inf"}, "--time_constant=inf"),
         ({"response": "ramp", "time_constant": 1.5}, "--time_constant=1.5"),

@@ -114,8 +114,9 @@ def test_what_cannot_be_done_is_said():
     params = network.init(jax.random.key(2), config)
     neurons = low_precision.integer_neurons(config, params, 4)
     few = surrogate.Surrogate(num_samples=4)
+    box = jnp.zeros((1, 5), jnp.int32), jnp.ones((1, 5), jnp.int32)
     with pytest.raises(ValueError, match="num_samples=4 must be None"):
-        surrogate.output_times(config, neurons, jnp.zeros((1, 5), jnp.int32), few)
+        surrogate.output_bounds(config, neurons, *box, few)
     with pytest.raises(ValueError, match="S4NN rule"):
         s4nn.gradient(config, s4nn.Rule())
     delayed = network.Dense(2, delays=network.Delays.of(np.zeros((1, 2), int)))

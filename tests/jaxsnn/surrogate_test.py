@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from jaxsnn import events, network, surrogate
 from jaxsnn.network import Neurons
-from jaxsnn.sampled_potentials import sampled_potentials
+from jaxsnn.sampled_potentials import effects_between, sampled_potentials
+from jaxsnn.sat import response
 from jaxsnn.surrogate import Surrogate
 
 CONV = network.NetworkConfig(
@@ -16,6 +17,16 @@ CONV = network.NetworkConfig(
     num_steps=9,
 )
 DENSE = network.NetworkConfig((30,), (network.Dense(6), network.Dense(4)), num_steps=12)
+IN_TIME = network.NetworkConfig(
+    (30,),
+    (
+        network.Dense(
+            6, response.leak(5.0), network.Delays.of(np.arange(180).reshape(6, 30) % 3)
+        ),
+        network.Dense(4, response.ramp(4)),
+    ),
+    num_steps=14,
+)
 
 output_times = jax.jit(surrogate.output_times, static_argnums=(0, 3))
 output_bounds = jax.jit(surrogate.output_bounds, static_argnums=(0, 4))
@@ -30,7 +41,7 @@ def random_network(config, seed):
     return weights, steps
 
 
-@pytest.mark.parametrize("config", [CONV, DENSE])
+@pytest.mark.parametrize("config", [CONV, DENSE, IN_TIME])
 @pytest.mark.parametrize("num_samples", [None, 4, 50])
 def test_forward_is_the_network_whatever_the_gradient_sees(config, num_samples):
     weights, steps = random_network(config, seed=1)
@@ -39,6 +50,58 @@ def test_forward_is_the_network_whatever_the_gradient_sees(config, num_samples):
     # Adding and subtracting the time that the gradient saw may round.
     exact = output_steps(config, neurons, steps)
     np.testing.assert_allclose(times, exact, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    phase=st.floats(0, 1, exclude_max=True),
+    num_samples=st.integers(1, 9),
+    delay=st.integers(0, 3),
+    shape=st.sampled_from([response.ramp(5), response.leak(2.0), response.STEP]),
+)
+def test_spikes_between_samples_count_as_spread_evenly(
+    phase, num_samples, delay, shape
+):
+    samples = np.asarray(surrogate.sample_steps(phase, 8, num_samples))
+    effects = np.asarray(effects_between(jnp.asarray(samples), shape, delay, 12))
+    before = -1
+    for h, sample in enumerate(samples):
+        for g, seen in enumerate(samples):
+            ages = [seen - step - delay for step in range(before + 1, sample + 1)]
+            values = [shape[min(u, len(shape) - 1)] if u >= 0 else 0 for u in ages]
+            # One that is first seen at h has been seen by all samples from there on.
+            assert effects[g, h:].sum() == pytest.approx(np.mean(values), abs=1e-4)
+        before = sample
+
+
+@pytest.mark.parametrize("shape", [response.ramp(5), response.leak(2.0), (3, -1, 0)])
+def test_with_every_step_sampled_the_effects_are_those_of_the_response(shape):
+    effects = effects_between(jnp.arange(9), shape, 0, 12)
+    np.testing.assert_array_equal(effects, response.matrix(shape, 9))
+    late = effects_between(jnp.arange(9), shape, 2, 12)
+    np.testing.assert_array_equal(late[2:], response.matrix(shape, 9)[:-2])
+
+
+def test_a_few_samples_see_the_gradient_of_a_response_that_all_see():
+    config = network.NetworkConfig(
+        (30,), (network.Dense(6), network.Dense(4, response.ramp(12))), num_steps=40
+    )
+    weights, steps = random_network(config, seed=3)
+
+    def gradient(phase, num_samples):
+        def total(weights):
+            neurons = [Neurons(w, jnp.float32(1)) for w in weights]
+            seen = Surrogate(num_samples)
+            times = surrogate.output_times(config, neurons, steps, seen, phase)
+            return (times * jnp.array([[1.0, -2.0, 0.5, 1.0]])).sum()
+
+        slopes = jax.grad(total)(weights)
+        return jnp.concatenate([slope.ravel() for slope in slopes])
+
+    every = np.asarray(gradient(0.5, None))
+    phases = jnp.linspace(0, 1, 20, endpoint=False)
+    few = np.asarray(jax.vmap(lambda phase: gradient(phase, 8))(phases)).mean(axis=0)
+    assert every @ few > 0.9 * np.linalg.norm(every) * np.linalg.norm(few)
 
 
 @pytest.mark.parametrize("strides", [(2, 2), (1, 2)])

@@ -40,6 +40,22 @@ def test_jitter_stays_within_radius_and_time():
     assert moved.max() == 9
 
 
+def test_brighten_scales_the_time_to_the_end_of_each_example():
+    steps = jnp.tile(jnp.array([[199, 150, 100, 40]]), (300, 1))
+    moved = np.asarray(training.brighten(jax.random.key(0), steps, 0.4, 200))
+    assert (moved[:, 0] == 199).all()
+    assert (moved.min(), moved.max()) >= (0, 0)
+    # The earliest input loses what does not fit; the others keep their proportion.
+    factors = (199 - moved[:, 1]) / 49
+    assert factors.min() == pytest.approx(np.exp(-0.4), abs=0.03)
+    assert factors.max() == pytest.approx(np.exp(0.4), abs=0.03)
+    np.testing.assert_allclose((199 - moved[:, 2]) / 99, factors, atol=0.02)
+    np.testing.assert_allclose(
+        199 - moved[:, 3], np.minimum(159 * factors, 199), atol=2.5
+    )
+    assert np.unique(factors).size > 20
+
+
 def test_shift_moves_whole_images_and_lets_silence_in():
     image = jnp.arange(12, dtype=jnp.int32)
     moved = np.asarray(
