@@ -202,7 +202,7 @@ def network_config(job: Job) -> "network.NetworkConfig":
 
     assert job.train.images is not None
     shape: tuple[int, ...] = job.train.images.shape[1:]
-    layers: list[network.Layer] = [
+    neurons: list[network.Dense | network.Conv2D] = [
         network.Dense(width) for width in (*job.hidden, job.train.num_classes)
     ]
     if job.convolution is None:
@@ -210,11 +210,11 @@ def network_config(job: Job) -> "network.NetworkConfig":
     else:
         features, window = job.convolution
         shape = (*shape, 1)
-        layers[:0] = [network.Conv2D(features, (window, window))]
-    responses = job.responses * (1 if len(job.responses) > 1 else len(layers))
-    layers = [
+        neurons.insert(0, network.Conv2D(features, (window, window)))
+    responses = job.responses * (1 if len(job.responses) > 1 else len(neurons))
+    layers: list[network.Layer] = [
         dataclasses.replace(layer, response=response)
-        for layer, response in zip(layers, responses, strict=True)
+        for layer, response in zip(neurons, responses, strict=True)
     ]
     if job.convolution is not None:
         layers.insert(1, network.EarliestPool2D())
@@ -251,9 +251,7 @@ def augmentation(job: Job) -> "training.Augment | None":
             )
         if job.brightness:
             key, bright_key = jax.random.split(key)
-            steps = training.brighten(
-                bright_key, steps, job.brightness, job.num_steps
-            )
+            steps = training.brighten(bright_key, steps, job.brightness, job.num_steps)
         if job.jitter:
             steps = training.jitter(key, steps, job.jitter, job.num_steps)
         return steps
@@ -286,8 +284,10 @@ def measure(
         labels: `[N]`.
 
     Returns:
-        A dict of `accuracy`, `among_first`, `tied`, `silent`, shares of 1, and the
-        median `margin` of the label over the next output, in steps.
+        A dict of `accuracy`, `among_first`, `as_s4nn`, `tied` and `silent`, shares of
+        1, and the median `margin` of the label over the next output, in steps.
+        `as_s4nn` counts as the S4NN paper does: a tie that holds the label is right,
+        and where all are silent the highest potential decides.
     """
     import jax
     import jax.numpy as jnp
@@ -295,10 +295,14 @@ def measure(
     from jaxsnn import events, training
 
     @jax.jit
-    def judge(steps: jax.Array, labels: jax.Array) -> training.Outcome:
-        outputs = events.output_steps(config, neurons, steps)
+    def judge(
+        steps: jax.Array, labels: jax.Array
+    ) -> tuple[training.Outcome, jax.Array]:
+        outputs, potentials = events.output_steps_and_potentials(config, neurons, steps)
         each = jax.vmap(training.outcome, (0, 0, None))
-        return each(outputs, labels, config.num_steps)
+        outcome = each(outputs, labels, config.num_steps)
+        is_highest = jnp.argmax(potentials, axis=1) == labels
+        return outcome, jnp.where(outcome.silent, is_highest, outcome.among_first)
 
     parts = [
         judge(
@@ -307,10 +311,11 @@ def measure(
         )
         for start in range(0, len(labels), _EVALUATION_BATCH)
     ]
-    outcome = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    outcome, as_s4nn = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return {
         "accuracy": float(outcome.correct.mean()),
         "among_first": float(outcome.among_first.mean()),
+        "as_s4nn": float(as_s4nn.mean()),
         "tied": float(outcome.tied.mean()),
         "silent": float(outcome.silent.mean()),
         "median_margin": float(np.median(outcome.margin)),
@@ -319,7 +324,7 @@ def measure(
 
 def describe(metrics: dict[str, Any]) -> str:
     """Returns the summary table of a finished run."""
-    names = ("accuracy", "among_first", "tied", "silent", "median_margin")
+    names = ("accuracy", "among_first", "as_s4nn", "tied", "silent", "median_margin")
     rows = [
         [split, *(metrics[f"{split}_{name}"] for name in names)]
         for split in ("train", "test")

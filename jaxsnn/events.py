@@ -11,7 +11,7 @@ loop, and it ends with the last spike of any.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import chex
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxsnn import network
 from jaxsnn.delays import by_delay, responses
-from jaxsnn.sat.response import peak
+from jaxsnn.sat.response import Response, peak
 
 # Multiplications per example above which sorting pays on a CPU (measured).
 _MANY_MULTIPLICATIONS = 2**17
@@ -49,10 +49,52 @@ def output_steps(
     Array([[2],
            [4]], dtype=int32)
     """
-    level = steps.astype(jnp.int32)
+    return _last_two_levels(config, neurons, steps)[1]
+
+
+def output_steps_and_potentials(
+    config: network.NetworkConfig,
+    neurons: Sequence[network.Neurons],
+    steps: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns `output_steps`, and what the outputs had reached by the end.
+
+    Args:
+      config: the network.
+      neurons: weights and threshold of every layer of neurons.
+      steps: `[B, D]` spike times of the inputs, whole numbers in `0 .. T-1`.
+
+    Returns:
+      `[B, C]` int32 spike times, and `[B, C]` float32 potentials in step `T - 3`, the
+      last one in which a crossing can be told from silence.
+
+    >>> config = network.NetworkConfig((2,), (network.Dense(1),), num_steps=5)
+    >>> neurons = [network.Neurons(jnp.array([[2.0, -1.5]]), jnp.float32(4))]
+    >>> times, potentials = output_steps_and_potentials(
+    ...     config, neurons, jnp.array([[1, 2], [2, 4]])
+    ... )
+    >>> times.tolist(), potentials.tolist()
+    ([[4], [4]], [[0.5], [2.0]])
+    """
+    before, outputs = _last_two_levels(config, neurons, steps)
+    layer = config.neuron_layers[-1]
+    parts = by_delay(neurons[-1].weights, layer.delays)
+    num_steps = config.num_steps
+    at_end = _voltages(parts, layer.response, before, num_steps - 3, num_steps)
+    return outputs, at_end
+
+
+def _last_two_levels(
+    config: network.NetworkConfig,
+    neurons: Sequence[network.Neurons],
+    steps: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the spike times of what feeds the outputs, and theirs."""
+    before = level = steps.astype(jnp.int32)
     batch = len(level)
     remaining = iter(neurons)
     for layer, shape in zip(config.layers, config.shapes[:-1], strict=True):
+        before = level
         if isinstance(layer, network.Dense):
             level = _fire(layer, next(remaining), level, config.num_steps)
             continue
@@ -63,7 +105,7 @@ def output_steps(
         rows = under.reshape(-1, under.shape[-1])
         fired = _fire(layer, next(remaining), rows, config.num_steps)
         level = fired.reshape(batch, -1)
-    return level
+    return before, level
 
 
 def _fire(
@@ -194,14 +236,28 @@ def by_responses(
     threshold = neurons.threshold * peak(layer.response)
 
     def advance(fired: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
-        voltages = jnp.zeros(fired.shape, neurons.weights.dtype)
-        for delay, weights in parts:
-            values = responses(layer.response, step - steps - delay, num_steps)
-            voltages += jnp.matmul(
-                values, weights.T, precision=jax.lax.Precision.HIGHEST
-            )
+        voltages = _voltages(parts, layer.response, steps, step, num_steps)
         first = (voltages > threshold) & (fired == last)
         return jnp.where(first, step + 1, fired), None
 
     start = jnp.full((len(steps), len(neurons.weights)), last, jnp.int32)
     return jax.lax.scan(advance, start, jnp.arange(last - 1, dtype=jnp.int32))[0]
+
+
+def _voltages(
+    parts: Iterable[tuple[int, jax.Array]],
+    response: Response,
+    steps: jax.Array,
+    step: jax.Array | int,
+    num_steps: int,
+) -> jax.Array:
+    """Returns `[B, N]` potentials in one step, from the weights of each delay."""
+    each = [
+        jnp.matmul(
+            responses(response, step - steps - delay, num_steps),
+            weights.T,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        for delay, weights in parts
+    ]
+    return functools.reduce(jnp.add, each)

@@ -7,9 +7,9 @@ gradient through the one step of the crossing, this one also knows of spikes tha
 nearly came earlier, and it vanishes where no small change of a weight could help.
 
 Neurons spike one step after they cross the threshold, so the steps in which a layer is
-looked at lie one behind those of the layer before. What is seen of a neuron are then
-the two samples between which it spikes. Where effects depend on time (delays, responses)
-its spike is spread evenly over the steps between them; the spikes of inputs are exact.
+looked at lie one behind those of the layer before. All that is seen of a neuron is
+between which two samples it spikes. Where effects depend on time (delays, responses)
+its spike is spread evenly over the steps between; those of inputs are exact.
 
 This module works on batches, unlike the rest of the library: the gradient of a weight
 is a sum over the batch, and `vmap` would first write down every term of it.
@@ -256,7 +256,7 @@ def _input_potentials(
     samples: jax.Array,
     num_steps: int,
 ) -> jax.Array:
-    """Returns `[B, G, N]` potentials from `[B, D]` spike times, exact at each sample."""
+    """Returns `[B, G, N]` exact potentials from `[B, D]` spike times."""
     if isinstance(layer, network.Dense) and network.is_instant(layer):
         arrivals = _first_samples(steps, samples, num_steps)
         return sampled_potentials(weights, arrivals, len(samples))

@@ -1,10 +1,11 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import data, run_state, train_job, train_snn
-from jaxsnn import integer
+from jaxsnn import integer, network
 from jaxsnn.sat import replay
 from jaxsnn.sat.response import STEP, leak, ramp
 
@@ -52,13 +53,13 @@ def exit_code(arguments):
 
 def test_the_binary_writes_what_it_measured(tmp_path, capsys):
     assert exit_code(flags(tmp_path / "out", weight_bits=3)) == 0
-    network = integer.load(tmp_path / "out" / "network.npz")
+    trained = integer.load(tmp_path / "out" / "network.npz")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert max(np.abs(layer.weights).max() for layer in network.layers) <= 3
+    assert max(np.abs(layer.weights).max() for layer in trained.layers) <= 3
     test = data.load("iris", "test")
     steps = train_job.spike_steps(test, 8)
     predictions = [
-        replay.prediction(replay.spike_steps(network, one)[-1]) for one in steps
+        replay.prediction(replay.spike_steps(trained, one)[-1]) for one in steps
     ]
     assert metrics["test_accuracy"] == pytest.approx(
         np.mean(np.array(predictions) == test.labels)
@@ -107,9 +108,9 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path, monkeypatch):
 def test_every_way_of_training_leaves_a_network(tmp_path, changes):
     settings = {"dataset": "digits", "epochs": 1, "batch_size": 200} | changes
     assert exit_code(flags(tmp_path / "out", **settings)) == 0
-    network = integer.load(tmp_path / "out" / "network.npz")
-    assert network.num_inputs == 64
-    assert network.num_classes == 10
+    trained = integer.load(tmp_path / "out" / "network.npz")
+    assert trained.num_inputs == 64
+    assert trained.num_classes == 10
 
 
 def made(values):
@@ -160,13 +161,13 @@ def test_only_surrogate_gradients_shift_digits(monkeypatch, dataset, method, exp
 def test_responses_and_delays_are_written_and_measured(tmp_path):
     settings = {"response": "leak", "time_constant": 2.0, "max_delay": 2}
     assert exit_code(flags(tmp_path / "out", **settings)) == 0
-    network = integer.load(tmp_path / "out" / "network.npz")
-    assert all(layer.response == leak(2.0) for layer in network.layers)
-    assert all(np.ptp(layer.delays) == 2 for layer in network.layers)
+    trained = integer.load(tmp_path / "out" / "network.npz")
+    assert all(layer.response == leak(2.0) for layer in trained.layers)
+    assert all(np.ptp(layer.delays) == 2 for layer in trained.layers)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     test = data.load("iris", "test")
     predictions = [
-        replay.prediction(replay.spike_steps(network, one)[-1])
+        replay.prediction(replay.spike_steps(trained, one)[-1])
         for one in train_job.spike_steps(test, 8)
     ]
     assert metrics["test_accuracy"] == pytest.approx(
@@ -174,11 +175,28 @@ def test_responses_and_delays_are_written_and_measured(tmp_path):
     )
 
 
+def test_the_s4nn_paper_lets_potentials_decide_in_silence():
+    config = network.NetworkConfig((3,), (network.Dense(2),), num_steps=6)
+    weights = jnp.array([[1.0, 2.0, 3.0], [2.0, 2.0, 0.0]])
+    neurons = [network.Neurons(weights, jnp.float32(2.5))]
+    # Silent, as what arrives in steps 4 and 5 shows too late; the second one is ahead.
+    silent = np.array([[0, 4, 5], [3, 5, 5]])
+    # A tie, and the first output alone.
+    spiking = np.array([[1, 1, 5], [5, 5, 1]])
+    for steps, labels, expected in (
+        (silent, [1, 0], {"as_s4nn": 0.5, "among_first": 0.0, "silent": 1.0}),
+        (spiking, [1, 1], {"as_s4nn": 0.5, "accuracy": 0.0, "tied": 0.5}),
+        (spiking, [0, 0], {"as_s4nn": 1.0, "accuracy": 1.0, "silent": 0.0}),
+    ):
+        found = train_job.measure(config, neurons, steps, np.array(labels))
+        assert found | expected == found
+
+
 def test_each_layer_may_have_a_response_of_its_own(tmp_path):
     settings = {"response": "step,ramp", "time_constant": 3, "brightness": 0.2}
     assert exit_code(flags(tmp_path / "out", gradient_samples=3, **settings)) == 0
-    network = integer.load(tmp_path / "out" / "network.npz")
-    assert [layer.response for layer in network.layers] == [STEP, ramp(3)]
+    trained = integer.load(tmp_path / "out" / "network.npz")
+    assert [layer.response for layer in trained.layers] == [STEP, ramp(3)]
 
 
 def test_brightness_changes_what_is_learned_from(tmp_path):
