@@ -142,7 +142,7 @@ def _resnet(depth: int) -> Group:
         f"ResNet-{depth} on CIFAR-10 (JPEG q75)",
         (weights, "--finetune_epochs={epochs}"),
         task,
-        (*_grid(words, (1, 2)), *_more("0.98"), *_half(depth)),
+        (*_grid(words, (1, 2, 3)), *_more("0.98"), *_half(depth)),
         "CIFAR-10 after lossy JPEG compression and its ResNets, not ImageNet",
     )
 

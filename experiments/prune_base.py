@@ -68,7 +68,9 @@ def obtain(
     if recipe.epochs:
         name = "train" if weights is None else "fine-tune"
         variables = train(source.model, variables, recipe, order_key, name=name)
-    checkpoints.save(path, variables, {"model": source.name, "origin": origin})
+    structure = source.named(source.model.structure)
+    description = {"model": source.name, "structure": structure.to_json()}
+    checkpoints.save(path, variables, {**description, "origin": origin})
     prune_weights.write_folder(source, source.model.structure, variables, path)
     return Base(variables, origin)
 

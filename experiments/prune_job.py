@@ -76,6 +76,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     """Prunes, writes all outputs, prints the summary, and returns the report."""
     progress.note(f"reading {job.dataset}")
     splits, source = _read(job)
+    source = prune_weights.begun_from(source, job.weights)
     if job.heal is None:
         methods = prune_repair.default_methods(job.model, source.model)
         job = dataclasses.replace(job, heal=methods)

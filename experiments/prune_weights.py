@@ -61,10 +61,11 @@ class Source:
 
     Attributes:
         name: as given to --model.
-        model: unpruned.
+        model: unpruned, or what an earlier run has left of it.
         task: what it is for.
         architecture: of a network of this project, None for a user's own.
         config: its configuration.
+        origin: which blocks of the model of that name it has, if not all.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Source:
     task: Task
     architecture: Architecture | None = None
     config: Any = None
+    origin: Structure | None = None
 
     def module(self, structure: Structure) -> nn.Module | None:
         """Returns the Flax module of a structure, None for a user's own model."""
@@ -79,6 +81,10 @@ class Source:
             return None
         config = self.architecture.pruned_config(self.config, structure)
         return self.architecture.module(config)
+
+    def named(self, structure: Structure) -> Structure:
+        """Returns a structure, numbered as in the model of that name."""
+        return structure if self.origin is None else structure.within(self.origin)
 
 
 class Weights(NamedTuple):
@@ -119,6 +125,45 @@ def own(name: str, task: Task) -> Source:
     return Source(name, model, task)
 
 
+def begun_from(source: Source, path: str | None) -> Source:
+    """Returns the model that a checkpoint of an earlier run holds, as the unpruned one.
+
+    Args:
+        source: the model of that name.
+        path: as given to --weights; other files than checkpoints of pruned models
+            leave the source as it is.
+
+    Raises:
+        run_state.UsageError: if it is of another model, or cannot be taken further.
+    """
+    if path is None or not checkpoints.exists(path):
+        return source
+    try:
+        description = checkpoints.load(path)[1]
+        if "structure" not in description:
+            return source
+        whole = source.model.structure
+        left = Structure.from_json(description["structure"])
+        if left == whole:
+            return source
+        if any(not {*left.kept.get(s, ())} <= {*b} for s, b in whole.kept.items()) or (
+            {*left.kept} != {*whole.kept}
+        ):
+            raise ValueError(f"it holds blocks {left.kept} of another model")
+        if source.architecture is None or left.adapters:
+            kind = "ends in linear maps" if left.adapters else "is of your own"
+            raise ValueError(
+                f"it holds a pruned model that {kind}, which is not pruned further; "
+                "give the unpruned one"
+            )
+    except ValueError as error:
+        raise run_state.usage_error("weights", path, str(error)) from error
+    config = source.architecture.pruned_config(source.config, left)
+    return dataclasses.replace(
+        source, model=source.architecture.prunable(config), config=config, origin=left
+    )
+
+
 def read(source: Source, path: str, key: jax.Array) -> Weights:
     """Returns the variables of the unpruned model from a file.
 
@@ -133,11 +178,7 @@ def read(source: Source, path: str, key: jax.Array) -> Weights:
     like = jax.eval_shape(source.model.init, jax.random.key(0))
     try:
         if checkpoints.exists(path):
-            variables, description = checkpoints.load(path)
-            if "structure" in description:
-                described = Structure.from_json(description["structure"])
-                if described != source.model.structure:
-                    raise ValueError("it holds a pruned model; give the unpruned one")
+            variables, _ = checkpoints.load(path)
             return Weights(checkpoints.checked(variables, like), True)
         if source.architecture is None:
             raise ValueError("a model of your own is read from a checkpoint directory")
@@ -177,7 +218,7 @@ def write(
     """
     description: dict[str, Any] = {
         "model": source.name,
-        "structure": model.structure.to_json(),
+        "structure": source.named(model.structure).to_json(),
     }
     if (architecture := source.architecture) is not None:
         config = architecture.pruned_config(source.config, model.structure)

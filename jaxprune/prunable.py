@@ -64,6 +64,23 @@ class Structure:
             adapters[stack] = tuple(sorted(base_blocks))
         return Structure(self.kept, adapters)
 
+    def within(self, larger: "Structure") -> "Structure":
+        """Returns the structure numbered as the base of a model that is its own base.
+
+        >>> Structure({"blocks": (0, 2)}).within(Structure({"blocks": (0, 4, 5)})).kept
+        {'blocks': (0, 5)}
+        """
+
+        def renumbered(
+            blocks: Mapping[str, tuple[int, ...]],
+        ) -> dict[str, tuple[int, ...]]:
+            return {
+                name: tuple(larger.kept[name][block] for block in some)
+                for name, some in blocks.items()
+            }
+
+        return Structure(renumbered(self.kept), renumbered(self.adapters))
+
     def adapter_positions(self, stack: str) -> tuple[int, ...]:
         """Returns the blocks that end in a linear map, in the present numbering."""
         adapters = self.adapters.get(stack, ())
