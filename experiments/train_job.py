@@ -42,6 +42,7 @@ class Job:
             takes away; not for s4nn.
         jitter: steps by which input spikes are moved at random in training.
         shift: pixels by which images are moved at random in training.
+        mirror: whether half of the images are mirrored in training.
         brightness: by how much, as a power of e, images are made brighter or darker at
             random in training.
         margin: by which the label is to lead, in steps.
@@ -65,6 +66,7 @@ class Job:
     weight_decay: float
     jitter: int
     shift: int
+    mirror: bool
     brightness: float
     margin: float
     gradient_samples: int
@@ -237,15 +239,18 @@ def augmentation(job: Job) -> "training.Augment | None":
 
     from jaxsnn import training
 
-    if not (job.jitter or job.shift or job.brightness):
+    if not (job.jitter or job.shift or job.mirror or job.brightness):
         return None
     assert job.train.images is not None
     shape = job.train.images.shape[1:]
+    image_shape = (shape[0], shape[-1])
 
     def augment(key: jax.Array, steps: jax.Array) -> jax.Array:
+        if job.mirror:
+            key, mirror_key = jax.random.split(key)
+            steps = training.mirror(mirror_key, steps, image_shape)
         if job.shift:
             key, shift_key = jax.random.split(key)
-            image_shape = (shape[0], shape[1])
             steps = training.shift(
                 shift_key, steps, image_shape, job.shift, job.num_steps
             )

@@ -116,6 +116,12 @@ flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+flags.DEFINE_boolean(
+    "mirror",
+    None,
+    "Half of the images are mirrored in training, left to right (default no).",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "brightness",
     None,
@@ -228,10 +234,14 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "arch", "conv", f"must be dense with --dataset={FLAGS.dataset}: no images"
         )
-    if FLAGS.shift and len(shape) != 2:
-        raise run_state.usage_error(
-            "shift", FLAGS.shift, f"must be 0 with --dataset={FLAGS.dataset}: no images"
-        )
+    for moved in ("shift", "mirror"):
+        if FLAGS[moved].value and len(shape) != 2:
+            raise run_state.usage_error(
+                moved,
+                FLAGS[moved].value,
+                f"must be {'no' if moved == 'mirror' else 0} with "
+                f"--dataset={FLAGS.dataset}: no images",
+            )
     if FLAGS.shift and FLAGS.shift >= min(shape):
         raise run_state.usage_error(
             "shift",
@@ -273,6 +283,7 @@ def _recipe() -> dict[str, Any]:
             "weight_decay": 0.0,
             "jitter": 0,
             "shift": 0,
+            "mirror": False,
             "brightness": 0.0,
             "margin": 3.0,
         }
@@ -283,6 +294,7 @@ def _recipe() -> dict[str, Any]:
             "weight_decay": 0.01,
             "jitter": max(1, FLAGS.num_steps // 64),
             "shift": int(FLAGS.dataset == "mnist" and FLAGS.method == "surrogate"),
+            "mirror": False,
             "brightness": 0.0,
             "margin": FLAGS.num_steps / 8,
         }

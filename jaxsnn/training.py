@@ -140,6 +140,22 @@ def shift(
     return jax.vmap(crop)(padded, corners).reshape(steps.shape)
 
 
+def mirror(key: jax.Array, steps: jax.Array, image_shape: tuple[int, int]) -> jax.Array:
+    """Mirrors each image of a batch, left to right, with a probability of a half.
+
+    Args:
+      key: a PRNG key; consumed.
+      steps: `[B, H * W]` spike times, row by row.
+      image_shape: `(H, W)`.
+
+    >>> mirror(jax.random.key(0), jnp.array([[5, 5, 2, 2]]), (2, 2)).tolist()
+    [[5, 5, 2, 2]]
+    """
+    images = steps.reshape(-1, *image_shape)
+    is_mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1))
+    return jnp.where(is_mirrored, images[:, :, ::-1], images).reshape(steps.shape)
+
+
 def brighten(
     key: jax.Array, steps: jax.Array, amount: float, num_steps: int
 ) -> jax.Array:

@@ -40,6 +40,16 @@ def test_jitter_stays_within_radius_and_time():
     assert moved.max() == 9
 
 
+def test_mirror_turns_about_half_of_the_images_around():
+    image = np.arange(12)
+    images = jnp.tile(jnp.asarray(image), (300, 1))
+    moved = np.asarray(training.mirror(jax.random.key(0), images, (3, 4)))
+    turned = image.reshape(3, 4)[:, ::-1].ravel()
+    is_turned = (moved == turned).all(axis=1)
+    assert (is_turned | (moved == image).all(axis=1)).all()
+    assert 100 < is_turned.sum() < 200
+
+
 def test_brighten_scales_the_time_to_the_end_of_each_example():
     steps = jnp.tile(jnp.array([[199, 150, 100, 40]]), (300, 1))
     moved = np.asarray(training.brighten(jax.random.key(0), steps, 0.4, 200))
