@@ -138,6 +138,8 @@ def begun_from(source: Source, path: str | None) -> Source:
     """
     if path is None or not checkpoints.exists(path):
         return source
+    if (pathlib.Path(path) / "config.json").is_file():
+        return source  # made by that configuration, which has what is left
     try:
         description = checkpoints.load(path)[1]
         if "structure" not in description:

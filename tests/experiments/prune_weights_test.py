@@ -61,6 +61,13 @@ def test_other_weights_leave_the_model_whole(tmp_path):
     assert prune_weights.begun_from(source, str(tmp_path / "checkpoint")) is source
 
 
+def test_a_configuration_beside_the_checkpoint_comes_first(tmp_path):
+    source = resnet("resnet20")
+    write(source, Structure({STACK: (0, 1, 3, 6)}), tmp_path)
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    assert prune_weights.begun_from(source, str(tmp_path / "checkpoint")) is source
+
+
 @pytest.mark.parametrize(
     ("name", "structure", "told"),
     [
