@@ -69,6 +69,7 @@ class BatchedStages:
         samples: Sequence[Sequence[Query]],
         effort: attack.AttackConfig,
         on_compiled: Callable[[Stage, float], None],
+        patience: float,
     ) -> None:
         """Nothing is compiled yet.
 
@@ -79,12 +80,15 @@ class BatchedStages:
           samples: all queries of the run, of which batches will come.
           effort: of the attack.
           on_compiled: told of each program that was compiled, with its seconds.
+          patience: the attack does not begin anew on a query that has taken so many
+            seconds.
         """
         self._network = network
         self._stages = stages
         self._limits = limits
         self._effort = effort
         self._on_compiled = on_compiled
+        self._patience = patience
         self._width = quotient.width(
             network, (query for queries in samples for query in queries)
         )
@@ -205,6 +209,7 @@ class BatchedStages:
                 for row in left
                 if results[row][index].stage is None
                 and number < self._num_attacks(undecided[row, index])
+                and (number == 0 or results[row][index].seconds < self._patience)
             ]
             if not left:
                 return

@@ -117,6 +117,8 @@ def verify(
             samples,
             config.effort,
             on_compiled,
+            # No longer than the last stage may take.
+            patience=config.seconds,
         )
     with _Solvers(network, config) as solvers:
         for start in range(0, len(samples), config.batch_size):
