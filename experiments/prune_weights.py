@@ -141,16 +141,17 @@ def begun_from(source: Source, path: str | None) -> Source:
     if (pathlib.Path(path) / "config.json").is_file():
         return source  # made by that configuration, which has what is left
     try:
-        description = checkpoints.load(path)[1]
+        description = checkpoints.describe(path)
         if "structure" not in description:
             return source
         whole = source.model.structure
         left = Structure.from_json(description["structure"])
         if left == whole:
             return source
-        if any(not {*left.kept.get(s, ())} <= {*b} for s, b in whole.kept.items()) or (
-            {*left.kept} != {*whole.kept}
-        ):
+        fits = left.kept.keys() == whole.kept.keys() and all(
+            {*left.kept[name]} <= {*blocks} for name, blocks in whole.kept.items()
+        )
+        if not fits:
             raise ValueError(f"it holds blocks {left.kept} of another model")
         if source.architecture is None or left.adapters:
             kind = "ends in linear maps" if left.adapters else "is of your own"

@@ -118,15 +118,15 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_boolean(
     "mirror",
-    None,
-    "Half of the images are mirrored in training, left to right (default no).",
+    False,
+    "Half of the images are mirrored in training, left to right.",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "brightness",
-    None,
+    0.0,
     "Images are made brighter or darker in training, by a random factor of up to e to "
-    "this power either way (default 0).",
+    "this power either way.",
     lower_bound=0.0,
     flag_values=FLAGS,
 )
@@ -230,18 +230,15 @@ def make_job() -> Job:
         )
     assert train.images is not None
     shape = train.images.shape[1:]
-    if FLAGS.arch == "conv" and len(shape) != 2:
-        raise run_state.usage_error(
-            "arch", "conv", f"must be dense with --dataset={FLAGS.dataset}: no images"
-        )
-    for moved in ("shift", "mirror"):
-        if FLAGS[moved].value and len(shape) != 2:
-            raise run_state.usage_error(
-                moved,
-                FLAGS[moved].value,
-                f"must be {'no' if moved == 'mirror' else 0} with "
-                f"--dataset={FLAGS.dataset}: no images",
-            )
+    if len(shape) != 2:
+        for name, asked, instead in (
+            ("arch", FLAGS.arch == "conv", "dense"),
+            ("shift", FLAGS.shift, "0"),
+            ("mirror", FLAGS.mirror, "no"),
+        ):
+            if asked:
+                reason = f"must be {instead} with --dataset={FLAGS.dataset}: no images"
+                raise run_state.usage_error(name, FLAGS[name].value, reason)
     if FLAGS.shift and FLAGS.shift >= min(shape):
         raise run_state.usage_error(
             "shift",
@@ -268,6 +265,8 @@ def make_job() -> Job:
         epochs=FLAGS.epochs,
         gradient_samples=FLAGS.gradient_samples,
         seed=FLAGS.seed,
+        mirror=FLAGS.mirror,
+        brightness=FLAGS.brightness,
         responses=responses,
         max_delay=FLAGS.max_delay,
         **recipe,
@@ -283,8 +282,6 @@ def _recipe() -> dict[str, Any]:
             "weight_decay": 0.0,
             "jitter": 0,
             "shift": 0,
-            "mirror": False,
-            "brightness": 0.0,
             "margin": 3.0,
         }
     else:
@@ -294,8 +291,6 @@ def _recipe() -> dict[str, Any]:
             "weight_decay": 0.01,
             "jitter": max(1, FLAGS.num_steps // 64),
             "shift": int(FLAGS.dataset == "mnist" and FLAGS.method == "surrogate"),
-            "mirror": False,
-            "brightness": 0.0,
             "margin": FLAGS.num_steps / 8,
         }
     given = {name: FLAGS[name].value for name in recipe}

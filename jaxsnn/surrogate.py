@@ -141,10 +141,18 @@ def output_bounds(
             could, must = (_pool(layer, shape, spiked) for spiked in (could, must))
             continue
         weights, threshold = next(remaining)
-        looked_at = samples, config.num_steps
-        middle = _potentials(layer, shape, weights, (could + must) / 2, *looked_at)
+        seen = functools.partial(_seen, layer, num_steps=config.num_steps)
+        middle = _potentials(
+            layer,
+            shape,
+            weights,
+            functools.partial(seen, (could + must) / 2, samples),
+        )
         spread = _potentials(
-            layer, shape, jnp.abs(weights), (could - must) / 2, *looked_at, jnp.abs
+            layer,
+            shape,
+            jnp.abs(weights),
+            functools.partial(seen, (could - must) / 2, samples, magnitude=True),
         )
         threshold = threshold * peak(layer.response)
         could = _spiked(middle + spread, threshold, surrogate.width)
@@ -236,62 +244,63 @@ def _outputs_spiked(
             spiked = _pool(layer, shape, spiked)
             continue
         weights, threshold = next(remaining)
-        if depth:
-            potentials = _potentials(
-                layer, shape, weights, spiked, samples, config.num_steps
-            )
+        if not depth and isinstance(layer, network.Dense) and network.is_instant(layer):
+            arrivals = _first_samples(steps, samples, config.num_steps)
+            potentials = sampled_potentials(weights, arrivals, len(samples))
         else:
-            potentials = _input_potentials(
-                layer, shape, weights, steps, samples, config.num_steps
-            )
+            effects = functools.partial(_seen, layer, spiked, samples)
+            if not depth and not network.is_instant(layer):
+                effects = functools.partial(_exact, layer, steps, samples)
+            effects = functools.partial(effects, num_steps=config.num_steps)
+            potentials = _potentials(layer, shape, weights, effects)
         spiked = _spiked(potentials, threshold * peak(layer.response), width)
     return spiked
 
 
-def _input_potentials(
+def _exact(
     layer: network.Dense | network.Conv2D,
-    shape: tuple[int, ...],
-    weights: jax.Array,
     steps: jax.Array,
     samples: jax.Array,
+    delay: int,
+    *,
     num_steps: int,
 ) -> jax.Array:
-    """Returns `[B, G, N]` exact potentials from `[B, D]` spike times."""
-    if isinstance(layer, network.Dense) and network.is_instant(layer):
-        arrivals = _first_samples(steps, samples, num_steps)
-        return sampled_potentials(weights, arrivals, len(samples))
-    ages = samples[None, :, None] - steps.astype(jnp.int32)[:, None]
-    parts = [
-        _weighted_sums(
-            layer, shape, part, responses(layer.response, ages - delay, num_steps)
-        )
-        for delay, part in by_delay(weights, layer.delays)
-    ]
-    return functools.reduce(jnp.add, parts)
+    """Returns `[B, G, D]`: the effects of spikes at steps `[B, D]`, by samples."""
+    ages = samples[None, :, None] - steps.astype(jnp.int32)[:, None] - delay
+    return responses(layer.response, ages, num_steps)
+
+
+def _seen(
+    layer: network.Dense | network.Conv2D,
+    spiked: jax.Array,
+    samples: jax.Array,
+    delay: int,
+    *,
+    num_steps: int,
+    magnitude: bool = False,
+) -> jax.Array:
+    """Returns `[B, G, D]`: the effects of spikes seen between samples.
+
+    With `magnitude` changes of the response count by their size.
+    """
+    if layer.response == STEP and not delay:
+        return spiked
+    effects = effects_between(samples, layer.response, delay, num_steps)
+    effects = jnp.abs(effects) if magnitude else effects
+    return jnp.einsum("gh,bhd->bgd", effects, spiked, precision="highest")
 
 
 def _potentials(
     layer: network.Dense | network.Conv2D,
     shape: tuple[int, ...],
     weights: jax.Array,
-    spiked: jax.Array,
-    samples: jax.Array,
-    num_steps: int,
-    measure: Callable[[jax.Array], jax.Array] = lambda effects: effects,
+    effects: Callable[[int], jax.Array],
 ) -> jax.Array:
-    """Returns `[B, G, N]` potentials from `[B, G, D]` spikes that have been sent.
-
-    `measure` is asked what each change of the response counts.
-    """
-    parts = []
-    for delay, part in by_delay(weights, layer.delays):
-        sent = spiked
-        if layer.response != STEP or delay:
-            effects = effects_between(samples, layer.response, delay, num_steps)
-            sent = jnp.einsum(
-                "gh,bhd->bgd", measure(effects), spiked, precision="highest"
-            )
-        parts.append(_weighted_sums(layer, shape, part, sent))
+    """Returns `[B, G, N]` potentials from the effects `[B, G, D]` of each delay."""
+    parts = [
+        _weighted_sums(layer, shape, part, effects(delay))
+        for delay, part in by_delay(weights, layer.delays)
+    ]
     return functools.reduce(jnp.add, parts)
 
 

@@ -54,7 +54,7 @@ def test_brighten_scales_the_time_to_the_end_of_each_example():
     steps = jnp.tile(jnp.array([[199, 150, 100, 40]]), (300, 1))
     moved = np.asarray(training.brighten(jax.random.key(0), steps, 0.4, 200))
     assert (moved[:, 0] == 199).all()
-    assert (moved.min(), moved.max()) >= (0, 0)
+    assert moved.min() == 0
     # The earliest input loses what does not fit; the others keep their proportion.
     factors = (199 - moved[:, 1]) / 49
     assert factors.min() == pytest.approx(np.exp(-0.4), abs=0.03)
