@@ -11,7 +11,7 @@ are added or removed? Both are decided by simulation, bounds and the same solver
 this process; ours is the temporal code, the peer the rate code.
 `rate_against_temporal.json` has a row for each size and budget,
 `rate_against_temporal.png` draws them. Queries that were not decided in time count as
-that long.
+that long. The same command, or one with other sizes, leaves the rows that are there.
 """
 
 import dataclasses
@@ -313,12 +313,18 @@ def main(argv: Sequence[str]) -> None:
         FLAGS.workdir,
         run_state.settings(FLAGS),
         outputs=(f"{NAME}.json", f"{NAME}.png"),
+        # What has been measured of other sizes stays.
+        volatile=("hidden",),
         overwrite=FLAGS.overwrite,
     )
-    rows: list[dict[str, Any]] = []
-    for width in hidden:
+    path = run.workdir / f"{NAME}.json"
+    rows: list[dict[str, Any]] = json_files.read_json(path, missing={"rows": []})[
+        "rows"
+    ]
+    for width in sorted({*hidden} - {row["hidden"] for row in rows}):
         rows += measure(setting, width, radii, FLAGS.samples, FLAGS.timeout_s)
-        json_files.write_json_atomic(run.workdir / f"{NAME}.json", {"rows": rows})
+        rows.sort(key=lambda row: (row["hidden"], row["radius"]))
+        json_files.write_json_atomic(path, {"rows": rows})
     plot(rows).savefig(run.workdir / f"{NAME}.png", dpi=120)
     columns = ["name", "ours_seconds", "peer_seconds", "ratio"]
     columns += ["ours_robust", "peer_robust", "ours_decided", "peer_decided"]

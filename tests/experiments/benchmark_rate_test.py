@@ -25,6 +25,16 @@ def test_both_codes_are_measured_and_drawn(tmp_path, capsys):
     assert "4 hidden, budget 1" in capsys.readouterr().out
 
 
+def test_rows_of_other_sizes_stay(tmp_path):
+    path = tmp_path / "out" / "rate_against_temporal.json"
+    assert exit_code(tmp_path / "out") == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert exit_code(tmp_path / "out", hidden="4,3") == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["hidden"] for row in rows] == [3, 4]
+    assert rows[1] == row
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
