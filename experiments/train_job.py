@@ -11,6 +11,8 @@ import numpy as np
 from experiments import data, json_files, progress, run_state, text_table
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxsnn import network, training
 
 NETWORK_FILE = "network.npz"
@@ -50,6 +52,7 @@ class Job:
         seed: of initial weights, order of examples, what is done to them, and delays.
         responses: of the potentials of every layer to a spike, of all if there is one.
         max_delay: synapses have fixed random delays of up to so many steps.
+        mesh: devices that share each batch, or None.
     """
 
     train: data.Dataset
@@ -73,6 +76,7 @@ class Job:
     seed: int
     responses: tuple[tuple[int, ...], ...] = ((1,),)
     max_delay: int = 0
+    mesh: "Mesh | None" = None
 
 
 def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     init_key, epochs_key = jax.random.split(jax.random.key(job.seed))
     if job.method == "s4nn":
         rule = s4nn.Rule(round(job.margin), job.weight_bits)
-        gradient = s4nn.gradient(config, rule)
+        gradient, reduce = s4nn.gradient(config, rule), jax.lax.psum
         optimizer = optax.sgd(schedule)
         params = s4nn.init(init_key, config)
     else:
@@ -122,6 +126,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
             ramp=batches * job.epochs // 2,
         )
         gradient = temporal_margin.gradient(config, objective)
+        reduce = jax.lax.pmean
         # Steps relative to the size of the weights suit any number of inputs.
         optimizer = optax.chain(
             optax.scale_by_adam(),
@@ -130,6 +135,8 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
             optax.scale_by_learning_rate(schedule),
         )
         params = network.init(init_key, config)
+    if job.mesh is not None:
+        gradient = training.over_devices(gradient, job.mesh, reduce)
     update = training.make_update(gradient, optimizer, augmentation(job))
     state = training.initial_state(params, optimizer)
     history: list[dict[str, float]] = []

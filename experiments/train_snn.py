@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import data, run_state
+from experiments import data, devices, run_state
 from experiments.train_job import OUTPUTS, Job, describe, run_job
 from jaxsnn.sat import spec
 
@@ -167,6 +167,14 @@ flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+    "devices",
+    1,
+    "Accelerators, or cores where there are none, that share each batch; sums are "
+    "rounded differently then.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 
 
 def make_job() -> Job:
@@ -228,6 +236,13 @@ def make_job() -> Job:
             FLAGS.batch_size,
             f"exceeds the {len(train)} examples of --dataset={FLAGS.dataset}",
         )
+    if recipe["batch_size"] % FLAGS.devices:
+        raise run_state.usage_error(
+            "devices",
+            FLAGS.devices,
+            f"must divide the {recipe['batch_size']} examples of a batch "
+            "(--batch_size)",
+        )
     assert train.images is not None
     shape = train.images.shape[1:]
     if len(shape) != 2:
@@ -269,6 +284,7 @@ def make_job() -> Job:
         brightness=FLAGS.brightness,
         responses=responses,
         max_delay=FLAGS.max_delay,
+        mesh=devices.make_mesh("devices", FLAGS.devices),
         **recipe,
     )
 
@@ -385,6 +401,7 @@ def main(argv: Sequence[str]) -> None:
         FLAGS.workdir,
         run_state.settings(FLAGS),
         outputs=OUTPUTS,
+        volatile=("devices",),
         overwrite=FLAGS.overwrite,
     )
     print(describe(run_job(job, run.workdir)))

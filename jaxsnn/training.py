@@ -12,6 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxsnn import network
 
@@ -179,6 +180,57 @@ def brighten(
     )
     moved = last - jnp.round((last - steps).astype(jnp.float32) * factors)
     return jnp.maximum(moved, 0).astype(steps.dtype)
+
+
+def over_devices(
+    gradient: Gradient,
+    mesh: Mesh,
+    reduce: Callable[..., network.Params] = jax.lax.pmean,
+) -> Gradient:
+    """Returns the same learning rule, with every batch shared out to devices.
+
+    Each device learns from an equal part of the batch; gradients and loss are all that
+    they exchange. Sums are taken in another order than on one device, so that
+    training agrees up to rounding.
+
+    Args:
+      gradient: the learning rule.
+      mesh: the devices; batches must be multiples of their number.
+      reduce: how gradients of parts combine, `jax.lax.pmean` where that of a batch is
+        a mean (`jaxsnn.temporal_margin`), `jax.lax.psum` where it is a sum
+        (`jaxsnn.s4nn`).
+
+    >>> from jaxsnn import temporal_margin
+    >>> config = network.NetworkConfig((4,), (network.Dense(2),), num_steps=8)
+    >>> gradient = temporal_margin.gradient(config, temporal_margin.TemporalMargin())
+    >>> import numpy as np
+    >>> mesh = Mesh(np.array(jax.devices()[:1]), ("batch",))
+    >>> params = network.init(jax.random.key(0), config)
+    >>> batch = jnp.array([[0, 1, 6, 7], [7, 6, 1, 0]]), jnp.array([0, 1]), jnp.int32(0)
+    >>> loss, _ = over_devices(gradient, mesh)(params, *batch)
+    >>> bool(jnp.isclose(loss, gradient(params, *batch)[0]))
+    True
+    """
+    axes = mesh.axis_names
+    everywhere, shared = PartitionSpec(), PartitionSpec(axes)
+
+    def of_part(
+        params: network.Params,
+        steps: jax.Array,
+        labels: jax.Array,
+        num_updates: jax.Array,
+    ) -> tuple[jax.Array, network.Params]:
+        loss, slope = gradient(params, steps, labels, num_updates)
+        return jax.lax.pmean(loss, axes), reduce(slope, axes)
+
+    return jax.shard_map(
+        of_part,
+        mesh=mesh,
+        in_specs=(everywhere, shared, shared, everywhere),
+        out_specs=(everywhere, everywhere),
+        # Sums over examples begin with zeros, which are the same on all devices.
+        check_vma=False,
+    )
 
 
 # Alters `[B, D]` spike times at random, by a key.

@@ -16,12 +16,27 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import data, json_files, progress, run_state, text_table, train_job
+from experiments import (
+    data,
+    devices,
+    json_files,
+    progress,
+    run_state,
+    text_table,
+    train_job,
+)
 
 _EPOCH = 60_000
 _PEER = "S4NN rule, NumPy, one example at a time"
 
 FLAGS = run_state.new_flags()
+flags.DEFINE_integer(
+    "devices",
+    1,
+    "Accelerators, or cores where there are none, that share each batch of ours.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer("hidden", 400, "Neurons.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("num_steps", 256, "Steps T.", lower_bound=5, flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 20, "Of ours.", lower_bound=1, flag_values=FLAGS)
@@ -30,8 +45,8 @@ flags.DEFINE_integer("peer_images", 60, "Measured.", lower_bound=1, flag_values=
 flags.DEFINE_integer("repeats", 5, "Measurements.", lower_bound=1, flag_values=FLAGS)
 
 
-def measure(train: data.Dataset) -> list[dict[str, Any]]:
-    """Returns one row for each of our learning rules."""
+def measure(train: data.Dataset, mesh: Any) -> list[dict[str, Any]]:
+    """Returns one row for each of our learning rules, over the devices of a mesh."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -52,7 +67,9 @@ def measure(train: data.Dataset) -> list[dict[str, Any]]:
     keys = jax.random.split(jax.random.key(FLAGS.seed), FLAGS.batches)
     params = s4nn.init(jax.random.key(FLAGS.seed), config)
 
-    def program(gradient: training.Gradient) -> Any:
+    def program(gradient: training.Gradient, reduce: Any) -> Any:
+        if mesh is not None:
+            gradient = training.over_devices(gradient, mesh, reduce)
         optimizer = optax.sgd(0.005)
         update = training.make_update(gradient, optimizer)
 
@@ -74,9 +91,9 @@ def measure(train: data.Dataset) -> list[dict[str, Any]]:
 
     few_samples = temporal_margin.TemporalMargin(num_samples=min(16, FLAGS.num_steps))
     programs = {
-        "S4NN rule": program(s4nn.gradient(config, s4nn.Rule())),
+        "S4NN rule": program(s4nn.gradient(config, s4nn.Rule()), jax.lax.psum),
         "temporal margin, gradient in 16 samples": program(
-            temporal_margin.gradient(config, few_samples)
+            temporal_margin.gradient(config, few_samples), jax.lax.pmean
         ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*programs, _PEER)}
@@ -97,6 +114,7 @@ def measure(train: data.Dataset) -> list[dict[str, Any]]:
                 "name": name,
                 "peer": _PEER,
                 "device": device["kind"],
+                "devices": FLAGS.devices,
                 "ours_seconds": statistics.median(seconds[name]),
                 "peer_seconds": statistics.median(seconds[_PEER]),
                 "ratio": float(np.median(ratios)),
@@ -136,13 +154,18 @@ def main(argv: Sequence[str]) -> None:
         raise run_state.usage_error(
             "batches", FLAGS.batches, f"asks for more than the {len(train)} images"
         )
+    if FLAGS.batch_size % FLAGS.devices:
+        raise run_state.usage_error(
+            "devices", FLAGS.devices, f"must divide --batch_size={FLAGS.batch_size}"
+        )
+    mesh = devices.make_mesh("devices", FLAGS.devices)
     run = run_state.start_run(
         FLAGS.workdir,
         run_state.settings(FLAGS),
         outputs=("training.json", "training.png"),
         overwrite=FLAGS.overwrite,
     )
-    rows = measure(train)
+    rows = measure(train, mesh)
     json_files.write_json_atomic(run.workdir / "training.json", {"rows": rows})
     plot(rows).savefig(run.workdir / "training.png")
     columns = ("name", "ours_seconds", "peer_seconds", "ratio")

@@ -70,6 +70,19 @@ def test_the_binary_writes_what_it_measured(tmp_path, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["surrogate", "s4nn"])
+def test_devices_share_the_batches(tmp_path, method):
+    # Few updates, so that rounding has no time to grow.
+    changes = {"method": method, "epochs": 1, "jitter": 0}
+    losses = []
+    for devices in (1, 2):
+        workdir = tmp_path / str(devices)
+        assert exit_code(flags(workdir, devices=devices, **changes)) == 0
+        metrics = json.loads((workdir / "metrics.json").read_text())
+        losses.append(metrics["epochs"][0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_an_interrupted_run_resumes_to_the_same_network(tmp_path, monkeypatch):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     for workdir in (whole, halves):
@@ -229,6 +242,8 @@ def test_brightness_changes_what_is_learned_from(tmp_path):
         ({"dataset": "digits", "shift": 8}, "--shift=8"),
         ({"learning_rate": "nan"}, "--learning_rate=nan"),
         ({"batch_size": 500}, "--batch_size=500"),
+        ({"devices": 3}, "--devices=3"),
+        ({"devices": 8}, "--devices=8"),
         ({"arch": "conv"}, "--arch=conv"),
         ({"arch": "conv", "dataset": "digits", "window": 8}, "--window=8"),
         ({"arch": "conv", "dataset": "digits", "method": "s4nn"}, "--arch=conv"),

@@ -1,12 +1,13 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxsnn import events, low_precision, network, temporal_margin, training
+from jaxsnn import events, low_precision, network, s4nn, temporal_margin, training
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,24 @@ def test_a_network_learns_to_tell_two_patterns_apart(bits):
     judged = jax.vmap(training.outcome, (0, 0, None))(outputs, labels, 10)
     assert bool(judged.correct.all())
     assert not bool(judged.tied.any())
+
+
+@pytest.mark.parametrize("rule", ["margin", "s4nn"])
+def test_devices_that_share_a_batch_learn_what_one_does(rule):
+    layers = network.Dense(7), network.Dense(3)
+    config = network.NetworkConfig((9,), layers, num_steps=12)
+    if rule == "margin":
+        objective = temporal_margin.TemporalMargin()
+        gradient, reduce = temporal_margin.gradient(config, objective), jax.lax.pmean
+    else:
+        gradient, reduce = s4nn.gradient(config, s4nn.Rule()), jax.lax.psum
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("batch",))
+    assert mesh.size == 2
+    shared = jax.jit(training.over_devices(gradient, mesh, reduce))
+    rng = np.random.default_rng(0)
+    params = s4nn.init(jax.random.key(0), config)
+    steps = jnp.asarray(rng.integers(0, 12, (6, 9)))
+    batch = steps, jnp.asarray(rng.integers(0, 3, 6)), jnp.int32(3)
+    expected = gradient(params, *batch)
+    assert any(bool(slope.any()) for slope in expected[1].weights)
+    chex.assert_trees_all_close(shared(params, *batch), expected, rtol=1e-5)
