@@ -1,6 +1,7 @@
 """The devices that share one computation."""
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from experiments import run_state
@@ -30,7 +31,8 @@ def make_mesh(flag: str, count: int) -> "Mesh | None":
 
     # Where jax runs already there are the devices that there are.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
+        cores = os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", min(count, cores))
     found = jax.devices()
     if len(found) < count:
         raise run_state.usage_error(flag, count, f"must be at most {len(found)} here")

@@ -48,6 +48,8 @@ class Job:
         brightness: by how much, as a power of e, images are made brighter or darker at
             random in training.
         margin: by which the label is to lead, in steps.
+        temperature: steps in which the odds of an output fall by a factor of e in the
+            temporal margin loss.
         gradient_samples: steps in which surrogate gradients look, 0 for all.
         seed: of initial weights, order of examples, what is done to them, and delays.
         responses: of the potentials of every layer to a spike, of all if there is one.
@@ -72,6 +74,7 @@ class Job:
     mirror: bool
     brightness: float
     margin: float
+    temperature: float
     gradient_samples: int
     seed: int
     responses: tuple[tuple[int, ...], ...] = ((1,),)
@@ -119,6 +122,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     else:
         objective = temporal_margin.TemporalMargin(
             margin=job.margin / job.num_steps,
+            temperature=job.temperature / job.num_steps,
             # Bounds of a box are sound only with all steps.
             num_samples=None if job.train_radius else job.gradient_samples or None,
             weight_bits=job.weight_bits,

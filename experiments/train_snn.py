@@ -14,13 +14,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments import data, devices, run_state
+from experiments import data, devices, run_state, train_responses
 from experiments.train_job import OUTPUTS, Job, describe, run_job
 from jaxsnn.sat import spec
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "iris")
 METHODS = ("surrogate", "certified", "s4nn")
-RESPONSES = ("step", "leak", "ramp", "alpha")
 BITS = (0, 2, 3, 4, 5, 6, 7, 8)
 
 FLAGS = run_state.new_flags()
@@ -137,6 +136,14 @@ flags.DEFINE_float(
     "of num_steps, for s4nn 3).",
     flag_values=FLAGS,
 )
+flags.DEFINE_float(
+    "temperature",
+    None,
+    "Steps in which the odds of an output fall by a factor of e in the loss (default a "
+    "sixteenth of num_steps); not for s4nn. Less of it counts decisions rather than "
+    "margins.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer(
     "gradient_samples",
     16,
@@ -145,28 +152,7 @@ flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
-flags.DEFINE_list(
-    "response",
-    ["step"],
-    "What a spike adds to a potential over time: step (its weight for ever), leak "
-    "(decaying), ramp (rising) or alpha (rising and decaying). One for all layers, or "
-    "one for each from the first to the outputs, separated by commas.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_float(
-    "time_constant",
-    None,
-    "Steps in which a leak falls by a factor of e, a ramp is full, or alpha peaks, in "
-    "all layers that have one (default a quarter of num_steps).",
-    flag_values=FLAGS,
-)
-flags.DEFINE_integer(
-    "max_delay",
-    0,
-    "Synapses have fixed delays, drawn from 0 to so many steps.",
-    lower_bound=0,
-    flag_values=FLAGS,
-)
+train_responses.define(FLAGS)
 flags.DEFINE_integer(
     "devices",
     1,
@@ -221,11 +207,19 @@ def make_job() -> Job:
         raise run_state.usage_error(
             "weight_decay", FLAGS.weight_decay, "must be 0 with --method=s4nn"
         )
+    if FLAGS.temperature is not None and FLAGS.method == "s4nn":
+        raise run_state.usage_error(
+            "temperature", FLAGS.temperature, "has no meaning with --method=s4nn"
+        )
+    if not 0 < recipe["temperature"] < math.inf:
+        raise run_state.usage_error(
+            "temperature", FLAGS.temperature, "must be a positive number of steps"
+        )
     if FLAGS.arch == "conv" and FLAGS.method == "s4nn":
         raise run_state.usage_error(
             "arch", "conv", "must be dense with --method=s4nn; others learn kernels"
         )
-    responses = _responses(least)
+    responses = train_responses.responses(FLAGS, least)
     data.check_dataset(FLAGS.dataset, FLAGS.data_dir, ["train", "test"])
     train = data.load(FLAGS.dataset, "train", FLAGS.data_dir)
     if FLAGS.batch_size is None:
@@ -299,6 +293,8 @@ def _recipe() -> dict[str, Any]:
             "jitter": 0,
             "shift": 0,
             "margin": 3.0,
+            # Of no other rule than the temporal margin's.
+            "temperature": FLAGS.num_steps / 16,
         }
     else:
         recipe = {
@@ -308,75 +304,10 @@ def _recipe() -> dict[str, Any]:
             "jitter": max(1, FLAGS.num_steps // 64),
             "shift": int(FLAGS.dataset == "mnist" and FLAGS.method == "surrogate"),
             "margin": FLAGS.num_steps / 8,
+            "temperature": FLAGS.num_steps / 16,
         }
     given = {name: FLAGS[name].value for name in recipe}
     return recipe | {name: value for name, value in given.items() if value is not None}
-
-
-def _responses(least_steps: int) -> tuple[tuple[int, ...], ...]:
-    """Returns the responses that the flags describe, after checking them.
-
-    Args:
-        least_steps: that a network of so many layers needs.
-    """
-    from jaxsnn.sat import response
-
-    names = FLAGS.response
-    layers = least_steps - 2
-    shown = ",".join(names)
-    if not {*names} <= {*RESPONSES}:
-        raise run_state.usage_error(
-            "response", shown, f"must be of {', '.join(RESPONSES)}"
-        )
-    if len(names) not in (1, layers):
-        raise run_state.usage_error(
-            "response", shown, f"must be one, or one for each of {layers} layers"
-        )
-    if FLAGS.method == "s4nn" and {*names} != {"step"}:
-        raise run_state.usage_error(
-            "response",
-            shown,
-            "must be step with --method=s4nn; surrogate gradients learn others",
-        )
-    if FLAGS.method == "s4nn" and FLAGS.max_delay:
-        raise run_state.usage_error(
-            "max_delay",
-            FLAGS.max_delay,
-            "must be 0 with --method=s4nn; surrogate gradients learn with delays",
-        )
-    if FLAGS.max_delay > FLAGS.num_steps - least_steps:
-        raise run_state.usage_error(
-            "max_delay",
-            FLAGS.max_delay,
-            f"must be at most {FLAGS.num_steps - least_steps} with "
-            f"--num_steps={FLAGS.num_steps} and so many layers",
-        )
-    time_constant = FLAGS.time_constant
-    if {*names} == {"step"} and time_constant is not None:
-        raise run_state.usage_error(
-            "time_constant", time_constant, "needs another --response than step"
-        )
-    if time_constant is None:
-        time_constant = max(1, FLAGS.num_steps // 4)
-    whole = "ramp" in names
-    if not 0 < time_constant < math.inf or (whole and time_constant % 1):
-        raise run_state.usage_error(
-            "time_constant",
-            time_constant,
-            "must be a positive number of steps" + (", whole for a ramp" * whole),
-        )
-    make = {
-        "step": lambda _: response.STEP,
-        "leak": response.leak,
-        "ramp": lambda duration: response.ramp(int(duration)),
-        "alpha": response.alpha,
-    }
-    try:
-        return tuple(make[name](time_constant) for name in names)
-    except ValueError as error:
-        raise run_state.usage_error(
-            "time_constant", time_constant, str(error)
-        ) from None
 
 
 def _width(item: str) -> int:

@@ -27,6 +27,7 @@ def job(**changes):
         "mirror": False,
         "brightness": 0.0,
         "margin": 1.0,
+        "temperature": 0.5,
         "gradient_samples": 16,
         "seed": 3,
     }
@@ -142,15 +143,19 @@ def made(values):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"method": "s4nn"}, (20, 0.005, 0.0, 0, 3.0)),
-        ({"method": "surrogate"}, (120, 0.03, 0.01, 2, 16.0)),
-        ({"method": "surrogate", "num_steps": 256}, (120, 0.03, 0.01, 4, 32.0)),
-        ({"jitter": 0, "weight_decay": 0, "batch_size": 9}, (9, 0.03, 0.0, 0, 16.0)),
+        ({"method": "s4nn"}, (20, 0.005, 0.0, 0, 3.0, 8.0)),
+        ({"method": "surrogate"}, (120, 0.03, 0.01, 2, 16.0, 8.0)),
+        ({"method": "surrogate", "num_steps": 256}, (120, 0.03, 0.01, 4, 32.0, 16.0)),
+        (
+            {"jitter": 0, "weight_decay": 0, "batch_size": 9, "temperature": 2},
+            (9, 0.03, 0.0, 0, 16.0, 2.0),
+        ),
     ],
 )
 def test_each_rule_has_defaults_of_its_own(given, expected):
     job = made({"dataset": "iris", "num_steps": 128} | given)
     names = ("batch_size", "learning_rate", "weight_decay", "jitter", "margin")
+    names = (*names, "temperature")
     assert tuple(getattr(job, name) for name in names) == expected
 
 
@@ -243,7 +248,8 @@ def test_brightness_changes_what_is_learned_from(tmp_path):
         ({"learning_rate": "nan"}, "--learning_rate=nan"),
         ({"batch_size": 500}, "--batch_size=500"),
         ({"devices": 3}, "--devices=3"),
-        ({"devices": 8}, "--devices=8"),
+        ({"temperature": 0}, "--temperature=0"),
+        ({"method": "s4nn", "temperature": 2}, "--temperature=2"),
         ({"arch": "conv"}, "--arch=conv"),
         ({"arch": "conv", "dataset": "digits", "window": 8}, "--window=8"),
         ({"arch": "conv", "dataset": "digits", "method": "s4nn"}, "--arch=conv"),
