@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsnn import events
 from jaxsnn.example_sums import sum_examples
 from jaxsnn.sat.response import Response, by_age
+
+# Multiplications per example above which gathering pays on a CPU (measured).
+_MANY_MULTIPLICATIONS = 2**17
 
 
 def effects_between(
@@ -109,7 +111,8 @@ def _sampled_potentials_backward(
         ), None
 
     zeros = jnp.zeros_like(weights.T)
-    if events.prefer_events(weights, num_samples):
+    many = weights.size * num_samples > _MANY_MULTIPLICATIONS
+    if many and jax.default_backend() == "cpu":
         # A last row for spikes that no sample sees.
         from_then_on = jnp.pad(from_then_on, ((0, 0), (0, 1), (0, 0)))
         gradient = sum_examples(

@@ -244,9 +244,9 @@ def _outputs_spiked(
             spiked = _pool(layer, shape, spiked)
             continue
         weights, threshold = next(remaining)
-        if not depth and isinstance(layer, network.Dense) and network.is_instant(layer):
+        if not depth and _by_arrivals(layer):
             arrivals = _first_samples(steps, samples, config.num_steps)
-            potentials = sampled_potentials(weights, arrivals, len(samples))
+            potentials = _of_inputs(layer, shape, weights, arrivals, len(samples))
         else:
             effects = functools.partial(_seen, layer, spiked, samples)
             if not depth and not network.is_instant(layer):
@@ -255,6 +255,29 @@ def _outputs_spiked(
             potentials = _potentials(layer, shape, weights, effects)
         spiked = _spiked(potentials, threshold * peak(layer.response), width)
     return spiked
+
+
+def _by_arrivals(layer: network.Dense | network.Conv2D) -> bool:
+    # XLA's own gradient of kernels takes several times as long on a CPU.
+    fast = isinstance(layer, network.Dense) or jax.default_backend() == "cpu"
+    return fast and network.is_instant(layer)
+
+
+def _of_inputs(
+    layer: network.Dense | network.Conv2D,
+    shape: tuple[int, ...],
+    weights: jax.Array,
+    arrivals: jax.Array,
+    num_samples: int,
+) -> jax.Array:
+    """Returns `[B, G, N]` potentials, from the first samples `[B, D]` of inputs."""
+    if isinstance(layer, network.Dense):
+        return sampled_potentials(weights, arrivals, num_samples)
+    under = jax.vmap(functools.partial(network.patches, layer, shape))(arrivals)
+    rows = under.reshape(-1, under.shape[-1])
+    potentials = sampled_potentials(weights, rows, num_samples)
+    by_position = potentials.reshape(*under.shape[:2], num_samples, len(weights))
+    return jnp.moveaxis(by_position, 2, 1).reshape(len(arrivals), num_samples, -1)
 
 
 def _exact(

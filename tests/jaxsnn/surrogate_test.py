@@ -52,6 +52,27 @@ def test_forward_is_the_network_whatever_the_gradient_sees(config, num_samples):
     np.testing.assert_allclose(times, exact, atol=1e-5)
 
 
+def test_kernels_learn_the_same_from_arrivals_and_from_a_convolution(monkeypatch):
+    layers = network.Conv2D(3, (2, 3), (2, 1)), network.Dense(4)
+    config = network.NetworkConfig((6, 5, 2), layers, num_steps=9)
+    weights, steps = random_network(config, seed=2)
+    weighting = jax.random.normal(jax.random.key(3), (5, 4))
+
+    def gradient():
+        def loss(weights):
+            neurons = [Neurons(w, jnp.float32(1)) for w in weights]
+            times = surrogate.output_times(config, neurons, steps, Surrogate(5))
+            return (times * weighting).sum()
+
+        return jax.jit(jax.grad(loss))(weights)
+
+    by_arrivals = gradient()
+    assert all(bool(slope.any()) for slope in by_arrivals)
+    monkeypatch.setattr(surrogate, "_by_arrivals", lambda layer: False)
+    for ours, expected in zip(by_arrivals, gradient(), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     phase=st.floats(0, 1, exclude_max=True),
