@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import events, network
+from jaxsnn.crossing import crossed
 from jaxsnn.delays import by_delay, responses
 from jaxsnn.network import Neurons
 from jaxsnn.sampled_potentials import effects_between, sampled_potentials
@@ -155,8 +156,8 @@ def output_bounds(
             functools.partial(seen, (could - must) / 2, samples, magnitude=True),
         )
         threshold = threshold * peak(layer.response)
-        could = _spiked(middle + spread, threshold, surrogate.width)
-        must = _spiked(middle - spread, threshold, surrogate.width)
+        could = crossed(middle + spread, threshold, surrogate.width)
+        must = crossed(middle - spread, threshold, surrogate.width)
     return _times(config, could, samples), _times(config, must, samples)
 
 
@@ -253,7 +254,7 @@ def _outputs_spiked(
                 effects = functools.partial(_exact, layer, steps, samples)
             effects = functools.partial(effects, num_steps=config.num_steps)
             potentials = _potentials(layer, shape, weights, effects)
-        spiked = _spiked(potentials, threshold * peak(layer.response), width)
+        spiked = crossed(potentials, threshold * peak(layer.response), width)
     return spiked
 
 
@@ -362,47 +363,3 @@ def _pool(
     one = functools.partial(network.patches, layer, shape)
     windows = jax.vmap(jax.vmap(one))(spiked)
     return windows.max(axis=-1).reshape((*batch, -1))
-
-
-# Whether neurons have spiked, from their potentials.
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _spiked(potentials: jax.Array, threshold: jax.Array, width: float) -> jax.Array:
-    """Returns `[B, G, N]` 0 or 1: whether a neuron has crossed, by each sample."""
-    highest = jax.lax.cummax(potentials, axis=1)
-    return (highest > threshold).astype(potentials.dtype)
-
-
-def _spiked_forward(
-    potentials: jax.Array, threshold: jax.Array, width: float
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _spiked(potentials, threshold, width), (potentials, threshold)
-
-
-def _spiked_backward(
-    width: float, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Gives each sample's share to the one with the highest potential so far."""
-    potentials, threshold = residuals
-    highest = jax.lax.cummax(potentials, axis=1)
-    distance = jnp.abs(highest - threshold) / (width * threshold)
-    slope = 1 / (threshold * (1 + distance) ** 2)
-    share = cotangent * slope
-    before = jnp.roll(highest, 1, axis=1).at[:, 0].set(-jnp.inf)
-    is_record = potentials > before
-
-    def collect(
-        owed: jax.Array, sample: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        share, is_record = sample
-        owed += share
-        return jnp.where(is_record, 0, owed), jnp.where(is_record, owed, 0)
-
-    by_sample = (jnp.moveaxis(share, 1, 0), jnp.moveaxis(is_record, 1, 0))
-    start = jnp.zeros_like(share[:, 0])
-    paid = jax.lax.scan(collect, start, by_sample, reverse=True)[1]
-    return jnp.moveaxis(paid, 0, 1), jnp.zeros_like(threshold)
-
-
-_spiked.defvjp(_spiked_forward, _spiked_backward)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsnn import events, network, surrogate
+from jaxsnn.crossing import crossed
 from jaxsnn.network import Neurons
 from jaxsnn.sampled_potentials import effects_between, sampled_potentials
 from jaxsnn.sat import response
@@ -190,7 +191,7 @@ def test_gradient_of_spiking_is_that_of_the_highest_potential_so_far():
         return (factors * step).sum()
 
     def ours(potentials):
-        return (factors * surrogate._spiked(potentials, threshold, width)).sum()
+        return (factors * crossed(potentials, threshold, width)).sum()
 
     expected = jax.jit(jax.grad(soft))(potentials)
     np.testing.assert_allclose(jax.jit(jax.grad(ours))(potentials), expected, atol=1e-5)
