@@ -302,6 +302,7 @@ class _Run:
             state.accepted.variables,
             self._source.module(structure),
             self._calibration,
+            self._task,
             reestimate=bool(self._healers),
         )
         examples = self._splits.certificate

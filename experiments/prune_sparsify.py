@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from experiments.prune_task import Task
 from jaxprune import certify, heal, sparsify
 from jaxprune.prunable import Prunable, Variables
 
@@ -35,6 +36,7 @@ def candidates(
     variables: Variables,
     module: nn.Module | None,
     calibration: Sequence[Any],
+    task: Task,
     *,
     reestimate: bool,
 ) -> list[Candidate]:
@@ -47,6 +49,7 @@ def candidates(
         variables: of the model.
         module: that the model runs.
         calibration: batches of inputs.
+        task: which tells padding from tokens.
         reestimate: whether BatchNorm is re-estimated after each.
     """
     found = [Candidate(0.0, 0.0, variables)]
@@ -56,7 +59,7 @@ def candidates(
     inputs = None
     if method == "wanda":
         assert module is not None
-        inputs = sparsify.linen_kernel_inputs(module, variables, calibration)
+        inputs = kernel_inputs(module, variables, calibration, task)
     for level in sorted(levels):
         if inputs is None:
             masks = sparsify.magnitude_masks(params, level)
@@ -67,6 +70,22 @@ def candidates(
             sparse = heal.reestimate_batch_norm(model, sparse, calibration)
         found.append(Candidate(level, sparsify.sparsity(params, masks), sparse))
     return found
+
+
+def kernel_inputs(
+    module: nn.Module, variables: Variables, calibration: Sequence[Any], task: Task
+) -> dict[str, sparsify.KernelInputs]:
+    """Returns the input norms of all layers, each over the tokens that it reads."""
+    if not task.token_masks:
+        return sparsify.linen_kernel_inputs(module, variables, calibration)
+    of_stack = {
+        stack: sparsify.linen_kernel_inputs(
+            module, variables, calibration, mask_fn=mask_fn
+        )
+        for stack, mask_fn in task.token_masks.items()
+    }
+    paths = next(iter(of_stack.values()))
+    return {path: of_stack[task.reads(path)][path] for path in paths}
 
 
 def certified(

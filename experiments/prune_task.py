@@ -23,6 +23,7 @@ class Task:
         weights: of the positions of labels in distillation; equal if None.
         token_masks: by stack, `inputs -> [n, t]`, False for padding; every position
             counts in a stack that is not listed.
+        reads: by the path of a kernel, the stack whose tokens its layer reads.
         estimator: of similarity.
     """
 
@@ -30,6 +31,7 @@ class Task:
     correct: Callable[[Any, Any], Array]
     weights: recover.WeightsFn | None = None
     token_masks: Mapping[str, MaskFn] = dataclasses.field(default_factory=dict)
+    reads: Callable[[str], str] = lambda path: blocks.STACK
     estimator: similarity.Estimator = similarity.DEFAULT_ESTIMATOR
 
 
@@ -53,5 +55,6 @@ ANSWERS = Task(
     sequence_labels.exact_match,
     sequence_labels.counts,
     token_masks={t5.ENCODER: text.token_mask, t5.DECODER: text.decoder_token_mask},
+    reads=t5.reads,
     estimator=_MEANS,
 )

@@ -29,7 +29,14 @@ def first_output(result: Any) -> Array:
     return result[0] if isinstance(result, tuple) else result
 
 
-def _call(apply: Callable[..., Any], inputs: Any) -> Any:
+def call(apply: Callable[..., Any], inputs: Any) -> Any:
+    """Calls a model: a tuple of inputs as positional arguments, a mapping as keywords.
+
+    A named tuple stays one argument.
+
+    >>> call(max, (1, 2)), call(dict, {"mask": 1})
+    (2, {'mask': 1})
+    """
     if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
         return apply(*inputs)
     if isinstance(inputs, Mapping):
@@ -97,7 +104,7 @@ def _capture_linen(
             **apply_kwargs,
         )
 
-    output, state = _call(apply, inputs)
+    output, state = call(apply, inputs)
     return output, state.get("intermediates", {}), [name for name in seen if name]
 
 
@@ -228,7 +235,7 @@ def _capture_nnx(
     forward = nnx.capture(
         model, _MethodOutput, nnx.Intermediate, method_outputs=_MethodOutput
     )
-    output, captured, _ = _call(lambda *a, **k: forward(*a, **k, **call_kwargs), inputs)
+    output, captured, _ = call(lambda *a, **k: forward(*a, **k, **call_kwargs), inputs)
     paths, _ = jax.tree.flatten_with_path(
         captured, is_leaf=lambda node: isinstance(node, nnx.Variable)
     )

@@ -4,6 +4,7 @@ Masks are kept by the path of the parameter, so any pytree of parameters will do
 what is not pruned needs none. `mask_updates` keeps pruned weights at zero in training.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxprune import activations
 from jaxprune.batches import MaskFn, pad_batches
 
 # Path of a parameter, such as "block_0/dense/kernel" -> True where a weight stays.
@@ -170,7 +172,8 @@ def linen_kernel_inputs(
     Args:
         module: the model.
         variables: of the model.
-        batches: inputs of the model; every leaf has the examples on its first axis.
+        batches: inputs of the model, as in `activations.call`; every leaf has the
+            examples on its first axis.
         mask_fn: which examples, or tokens, of a batch count. Layers whose inputs have
             no token axis of that length use the examples alone.
         **apply_kwargs: passed to `module.apply`, such as `train=False`.
@@ -203,14 +206,11 @@ def linen_kernel_inputs(
                 shapes[path] = num_output_axes, num_axes
             return next_fun(*args, **kwargs)
 
-        args = inputs if isinstance(inputs, tuple) else (inputs,)
-        kwargs = {}
-        if isinstance(inputs, Mapping):
-            args, kwargs = (), dict(inputs)
+        apply = functools.partial(
+            module.apply, variables, mutable=["intermediates"], **apply_kwargs
+        )
         with nn.intercept_methods(intercept):
-            _, state = module.apply(
-                variables, *args, mutable=["intermediates"], **kwargs, **apply_kwargs
-            )
+            _, state = activations.call(apply, inputs)
         return {
             path: sum(calls[1:], start=calls[0])
             for path, calls in _sown(state.get("intermediates", {})).items()

@@ -33,6 +33,19 @@ DECODER = "decoder"
 STACKS = (ENCODER, DECODER)
 
 
+def reads(path: str) -> str:
+    """Returns the stack whose tokens a layer reads, given the path of its kernel.
+
+    Keys and values of cross-attention are made of what the encoder has read.
+
+    >>> reads("decoder/block_0/cross_attention/key/kernel")
+    'encoder'
+    """
+    first, *rest = path.split("/")
+    is_source = "cross_attention" in rest and bool({"key", "value"} & {*rest})
+    return ENCODER if first == ENCODER or is_source else DECODER
+
+
 def pruned_config(config: T5Config, structure: prunable.Structure) -> T5Config:
     """Returns the configuration of what `structure` leaves of a base model."""
     return dataclasses.replace(

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import prune_models, prune_sparsify
+from experiments import prune_models, prune_sparsify, prune_task
 from jaxprune import prunable
+from jaxprune.models import bert, t5_network, text
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,14 @@ def small():
 def test_levels_are_shares_of_each_kernel(method, small):
     model, variables, module, calibration = small
     found = prune_sparsify.candidates(
-        method, (0.5, 0.25), model, variables, module, calibration, reestimate=True
+        method,
+        (0.5, 0.25),
+        model,
+        variables,
+        module,
+        calibration,
+        prune_task.CLASSIFICATION,
+        reestimate=True,
     )
     assert [candidate.sparsity for candidate in found] == [0.0, 0.25, 0.5]
     assert found[0].variables is variables
@@ -40,6 +48,61 @@ def test_levels_are_shares_of_each_kernel(method, small):
             )
         )
         assert candidate.share == pytest.approx(zeros / total)
+
+
+def small_bert():
+    config = bert.BertConfig(
+        vocab_size=20,
+        max_positions=8,
+        hidden_size=8,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=16,
+    )
+    batch = text.pad([[5, 6, 7, 8], [9, 4]])
+    other = batch._replace(token_ids=np.where(batch.mask, batch.token_ids, 3))
+    module = bert.Bert(config)
+    return module, prune_task.TEXT_CLASSIFICATION, batch, other
+
+
+def small_t5():
+    config = t5_network.T5Config(
+        vocab_size=20,
+        hidden_size=8,
+        num_heads=2,
+        head_size=4,
+        intermediate_size=16,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+    )
+    # Both sides are four long, and where one is padded the other is not.
+    batch, _ = text.pairs([[5, 6, 7], [9]], [[8], [4, 5, 6]], start_id=0)
+    other = batch._replace(
+        token_ids=np.where(batch.mask, batch.token_ids, 3),
+        decoder_ids=np.where(batch.decoder_mask, batch.decoder_ids, 3),
+    )
+    return t5_network.T5(config), prune_task.ANSWERS, batch, other
+
+
+@pytest.mark.parametrize("make", [small_bert, small_t5])
+def test_padding_does_not_count_in_what_layers_see(make):
+    module, task, batch, other = make()
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(batch), jax.tree.leaves(other), strict=True)
+    )
+    variables = module.init(jax.random.key(0), batch)
+    inputs, expected = (
+        prune_sparsify.kernel_inputs(module, variables, [one], task)
+        for one in (batch, other)
+    )
+    kernels = [
+        jax.tree_util.keystr(keys[1:], simple=True, separator="/")
+        for keys, _ in jax.tree_util.tree_leaves_with_path(variables)
+    ]
+    assert set(inputs) == {path for path in kernels if path.endswith("kernel")}
+    for path, entry in inputs.items():
+        np.testing.assert_allclose(entry.norms, expected[path].norms, rtol=1e-5)
 
 
 def test_the_sparsest_below_the_first_failure_is_kept():

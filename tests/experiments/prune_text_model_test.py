@@ -40,6 +40,7 @@ FLAGS = (
     "--max_accuracy_drop=1",
     "--max_length=12",
     "--batch_size=16",
+    "--sparsity=0.25",
 )
 
 
@@ -100,6 +101,14 @@ def test_the_report_says_that_the_head_is_new(finished):
     assert len(kept) == report["pruned"]["num_blocks"] < 3
     assert report["data"]["training"] == 96
     assert report["pruned"]["adapters"] == {}
+
+
+def test_a_quarter_of_the_kernels_is_zero(finished):
+    report = json_files.read_json(finished / "report.json")
+    assert [line["sparsity"] for line in report["sparsified"]] == [0.0, 0.25]
+    tensors = checkpoints.load_safetensors(finished / "pruned.safetensors")
+    kernel = tensors["bert.encoder.layer.0.intermediate.dense.weight"]
+    assert np.mean(np.asarray(kernel) == 0) == pytest.approx(0.25)
 
 
 def test_a_directory_in_the_layout_it_came_from_is_written(finished, places):

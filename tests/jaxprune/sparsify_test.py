@@ -1,5 +1,7 @@
 """Masks against naive loops; pruned weights stay pruned in training."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -135,6 +137,22 @@ def test_wanda_of_scanned_layers():
         expected = naive_wanda(kernels[i], np.linalg.norm(hidden, axis=0), 0.5)
         np.testing.assert_array_equal(masks[path][i], expected)
         hidden = np.maximum(hidden @ kernels[i] + biases[i], 0)
+
+
+def test_a_named_tuple_is_one_argument():
+    class Pair(NamedTuple):
+        left: jax.Array
+        right: jax.Array
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, pair):
+            return nn.Dense(2)(pair.left + pair.right)
+
+    pair = Pair(jnp.array([[3.0, 0.0]]), jnp.array([[0.0, 4.0]]))
+    variables = Model().init(jax.random.key(0), pair)
+    inputs = sparsify.linen_kernel_inputs(Model(), variables, [pair])
+    assert inputs["Dense_0/kernel"].norms.tolist() == [[3.0], [4.0]]
 
 
 def test_masked_tokens_do_not_count():
