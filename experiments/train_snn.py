@@ -153,14 +153,7 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 train_responses.define(FLAGS)
-flags.DEFINE_integer(
-    "devices",
-    1,
-    "Accelerators, or cores where there are none, that share each batch; sums are "
-    "rounded differently then.",
-    lower_bound=1,
-    flag_values=FLAGS,
-)
+devices.define(FLAGS)
 
 
 def make_job() -> Job:
@@ -230,13 +223,7 @@ def make_job() -> Job:
             FLAGS.batch_size,
             f"exceeds the {len(train)} examples of --dataset={FLAGS.dataset}",
         )
-    if recipe["batch_size"] % FLAGS.devices:
-        raise run_state.usage_error(
-            "devices",
-            FLAGS.devices,
-            f"must divide the {recipe['batch_size']} examples of a batch "
-            "(--batch_size)",
-        )
+    mesh = devices.make_mesh(FLAGS.devices, recipe["batch_size"])
     assert train.images is not None
     shape = train.images.shape[1:]
     if len(shape) != 2:
@@ -278,7 +265,7 @@ def make_job() -> Job:
         brightness=FLAGS.brightness,
         responses=responses,
         max_delay=FLAGS.max_delay,
-        mesh=devices.make_mesh("devices", FLAGS.devices),
+        mesh=mesh,
         **recipe,
     )
 
@@ -293,8 +280,6 @@ def _recipe() -> dict[str, Any]:
             "jitter": 0,
             "shift": 0,
             "margin": 3.0,
-            # Of no other rule than the temporal margin's.
-            "temperature": FLAGS.num_steps / 16,
         }
     else:
         recipe = {
@@ -304,8 +289,8 @@ def _recipe() -> dict[str, Any]:
             "jitter": max(1, FLAGS.num_steps // 64),
             "shift": int(FLAGS.dataset == "mnist" and FLAGS.method == "surrogate"),
             "margin": FLAGS.num_steps / 8,
-            "temperature": FLAGS.num_steps / 16,
         }
+    recipe["temperature"] = FLAGS.num_steps / 16
     given = {name: FLAGS[name].value for name in recipe}
     return recipe | {name: value for name, value in given.items() if value is not None}
 

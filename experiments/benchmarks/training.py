@@ -30,13 +30,7 @@ _EPOCH = 60_000
 _PEER = "S4NN rule, NumPy, one example at a time"
 
 FLAGS = run_state.new_flags()
-flags.DEFINE_integer(
-    "devices",
-    1,
-    "Accelerators, or cores where there are none, that share each batch of ours.",
-    lower_bound=1,
-    flag_values=FLAGS,
-)
+devices.define(FLAGS)
 flags.DEFINE_integer("hidden", 400, "Neurons.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("num_steps", 256, "Steps T.", lower_bound=5, flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 20, "Of ours.", lower_bound=1, flag_values=FLAGS)
@@ -154,11 +148,7 @@ def main(argv: Sequence[str]) -> None:
         raise run_state.usage_error(
             "batches", FLAGS.batches, f"asks for more than the {len(train)} images"
         )
-    if FLAGS.batch_size % FLAGS.devices:
-        raise run_state.usage_error(
-            "devices", FLAGS.devices, f"must divide --batch_size={FLAGS.batch_size}"
-        )
-    mesh = devices.make_mesh("devices", FLAGS.devices)
+    mesh = devices.make_mesh(FLAGS.devices, FLAGS.batch_size)
     run = run_state.start_run(
         FLAGS.workdir,
         run_state.settings(FLAGS),

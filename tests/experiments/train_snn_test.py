@@ -154,8 +154,14 @@ def made(values):
 )
 def test_each_rule_has_defaults_of_its_own(given, expected):
     job = made({"dataset": "iris", "num_steps": 128} | given)
-    names = ("batch_size", "learning_rate", "weight_decay", "jitter", "margin")
-    names = (*names, "temperature")
+    names = [
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "jitter",
+        "margin",
+        "temperature",
+    ]
     assert tuple(getattr(job, name) for name in names) == expected
 
 
