@@ -61,6 +61,27 @@ def test_every_simulator_gives_the_times_of_the_exact_network(kind, bits):
         np.testing.assert_array_equal(levels, expected)
 
 
+@pytest.mark.parametrize("response", [LEAK, ramp(64), alpha(9.0)])
+@pytest.mark.parametrize("max_delay", [0, 2])
+def test_potentials_from_sums_of_arrivals_are_those_of_every_step(response, max_delay):
+    rng = np.random.default_rng(max_delay)
+    delays = network.Delays.of(rng.integers(0, max_delay + 1, (7, 200)))
+    layer = network.Dense(7, response, delays if max_delay else None)
+    config = network.NetworkConfig((200,), (layer,), num_steps=64)
+    params = network.Params((jnp.asarray(rng.normal(0.1, 1.0, (7, 200)) * 40),))
+    neurons = low_precision.integer_neurons(config, params, 4)
+    steps = rng.integers(0, 64, (20, 200))
+    steps[0], steps[1] = 63, 62  # nothing arrives in time
+    exact = low_precision.integer_network(config, params, 4)
+    expected = np.array([replay.spike_steps(exact, one)[-1] for one in steps])
+    assert len(np.unique(expected)) > 5  # or the comparison says little
+    for simulate in (events.by_arrivals, events.by_responses):
+        found = jax.jit(simulate, static_argnums=(0, 3))(layer, neurons[0], steps, 64)
+        np.testing.assert_array_equal(found, expected)
+    found = jax.jit(events.output_steps, static_argnums=0)(config, neurons, steps)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_bounds_of_output_times_are_sound():
     config = configs("dense")
     params = network.init(jax.random.key(2), config)
