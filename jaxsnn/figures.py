@@ -12,8 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxsnn import search_space
 from jaxsnn.sat import replay
-from jaxsnn.sat.response import changes
-from jaxsnn.sat.spec import Conv2D, Dense, IntegerNetwork, Layer
+from jaxsnn.sat.spec import Conv2D, Dense, EarliestPool2D, IntegerNetwork
 
 _EARLY_IS_DARK = "viridis"
 
@@ -66,14 +65,16 @@ def potential_traces(
     Args:
       network: the network.
       inputs: `[D]` spike times.
-      depth: index of the layer, 0 for the first above the inputs.
+      depth: index of the layer, 0 for the first above the inputs, which a raster calls
+        layer 1.
       neurons: indices within the layer.
 
     Returns:
-      One line a neuron; a dot where its potential first exceeds the threshold.
+      One line a neuron, up to the last step before forced spikes arrive; a dot where
+      its potential first exceeds the threshold, if that is in time for a spike.
 
     Raises:
-      ValueError: a layer or neuron that does not exist.
+      ValueError: a layer or neuron that does not exist, or a layer without potentials.
 
     >>> from jaxsnn.sat.spec import Dense
     >>> net = IntegerNetwork((Dense(np.ones((2, 3), int), np.array([0, 1])),), 5)
@@ -82,27 +83,29 @@ def potential_traces(
     if not 0 <= depth < len(network.layers):
         raise ValueError(f"{depth=} must lie in 0 .. {len(network.layers) - 1}")
     layer = network.layers[depth]
+    if isinstance(layer, EarliestPool2D):
+        raise ValueError(f"{depth=} is a pooling layer, which has no potentials")
     for neuron in neurons:
         if not 0 <= neuron < layer.num_outputs:
             raise ValueError(f"{neuron=} must lie in 0 .. {layer.num_outputs - 1}")
     levels = replay.spike_steps(network, inputs)
-    voltages = replay.potentials(layer, levels[depth], network.num_steps)
+    voltages = replay.potentials(layer, levels[depth], network.num_steps)[:, :-1]
     thresholds = layer.synapses().thresholds
-    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    edges = np.arange(network.num_steps + 1)
+    edges = np.arange(network.num_steps)
     for color, neuron in enumerate(neurons):
         shade, trace = f"C{color % 10}", voltages[neuron]
         axes.stairs(trace, edges, baseline=None, color=shade, label=f"neuron {neuron}")
         axes.axhline(thresholds[neuron], color=shade, lw=0.8, ls="--")
-        # Potentials that leak may be back below the threshold when the spike is sent.
-        crossed = np.flatnonzero(trace > thresholds[neuron])[:1]
+        # A crossing in the last of these steps spikes when silence does.
+        crossed = np.flatnonzero(trace[:-1] > thresholds[neuron])[:1]
         axes.plot(crossed + 0.5, trace[crossed], "o", color=shade)
-    after = "at once" if layer.delay == 0 else "a step later"
-    axes.set_xlabel(f"step (dashed: threshold; dot: crossed, spikes {after})")
+    axes.set_title(_level_name(depth + 1, len(levels)), fontsize=10)
+    axes.set_xlabel("step (dashed: threshold; dot: crossed, spikes a step later)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("potential")
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
@@ -142,28 +145,26 @@ def weight_histograms(network: IntegerNetwork) -> Figure:
     >>> net = IntegerNetwork((Dense(np.ones((2, 3), int), np.array([0, 1])),), 5)
     >>> figure = weight_histograms(net)
     """
-    layers = [layer for layer in network.layers if layer.delay]
+    levels = len(network.layers) + 1
+    layers = [
+        (_level_name(level, levels), layer.thresholds, _weights(layer))
+        for level, layer in enumerate(network.layers, start=1)
+        if not isinstance(layer, EarliestPool2D)
+    ]
     figure = Figure(figsize=(3.2 * len(layers), 2.8), layout="constrained")
     panels = figure.subplots(1, len(layers), squeeze=False)[0]
-    for depth, (axes, layer) in enumerate(zip(panels, layers, strict=True)):
-        synapses = layer.synapses()
-        weights = _weights(layer)
-        width = max(1, int(np.ptp(weights)) // 60) if len(weights) else 1
-        edges = np.arange(weights.min(initial=0), weights.max(initial=0) + 2 * width)
-        axes.hist(weights, bins=edges[::width] - 0.5, color="C0")
-        axes.set_title(
-            f"layer {depth}, threshold {int(np.median(synapses.thresholds))}",
-            fontsize=10,
-        )
+    for axes, (name, thresholds, weights) in zip(panels, layers, strict=True):
+        width = max(1, int(np.ptp(weights)) // 60)
+        edges = np.arange(weights.min(), weights.max() + 2 * width, width)
+        axes.hist(weights, bins=edges - 0.5, color="C0")
+        axes.set_title(f"{name}, threshold {int(np.median(thresholds))}", fontsize=10)
         axes.set_xlabel("weight")
-    panels[0].set_ylabel("synapses")
+    panels[0].set_ylabel("weights")
     return figure
 
 
-def _weights(layer: Layer) -> np.ndarray:
-    """One weight a synapse, of which a response makes one a change."""
-    steps = changes(layer.response) if isinstance(layer, Dense | Conv2D) else [(0, 1)]
-    return layer.synapses().weights[:: len(steps)] // steps[0][1]
+def _weights(layer: Dense | Conv2D) -> np.ndarray:
+    return (layer.weights if isinstance(layer, Dense) else layer.kernel).ravel()
 
 
 def perturbation_spaces(num_inputs: int, budget: int, most_steps: int) -> Figure:

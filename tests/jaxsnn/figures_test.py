@@ -32,7 +32,19 @@ def test_potential_traces_draw_the_potentials():
     levels = replay.spike_steps(NETWORK, INPUTS)
     voltages = replay.potentials(NETWORK.layers[2], levels[2], 8)
     traces = [patch.get_data().values for patch in axes.patches]
-    assert np.array_equal(traces, voltages[[0, 2]])
+    # Forced spikes, which say nothing, arrive in the last step.
+    assert np.array_equal(traces, voltages[[0, 2], :-1])
+    assert axes.get_title() == "outputs"
+
+
+def test_a_crossing_too_late_for_a_spike_is_not_marked():
+    network = IntegerNetwork((Dense(np.array([[9, 9]]), np.array([4])),), num_steps=6)
+    for step, marked in ((3, 1), (4, 0), (5, 0)):
+        inputs = np.array([step, 5])
+        axes = figures.potential_traces(network, inputs, 0, [0]).axes[0]
+        (dots,) = [line for line in axes.lines if line.get_marker() == "o"]
+        assert len(dots.get_xydata()) == marked
+        assert (replay.spike_steps(network, inputs)[-1] < 5) == bool(marked)
 
 
 def test_potential_traces_mark_crossings_also_where_potentials_leak():
@@ -57,12 +69,18 @@ def test_changed_pixels_are_framed():
     assert [tuple(frame[:-1].mean(axis=0)) for frame in frames] == [(3, 1), (0, 4)]
 
 
-def test_weight_histograms_count_every_synapse():
+def test_weight_histograms_count_every_weight_also_zeros():
     figure = figures.weight_histograms(NETWORK)
-    layers = [NETWORK.layers[0], NETWORK.layers[2]]
-    for axes, layer in zip(figure.axes, layers, strict=True):
-        counted = sum(patch.get_height() for patch in axes.patches)
-        assert counted == len(layer.synapses().weights)
+    arrays = [NETWORK.layers[0].kernel, NETWORK.layers[2].weights]
+    for axes, weights in zip(figure.axes, arrays, strict=True):
+        counted = {
+            patch.get_x() + patch.get_width() / 2: patch.get_height()
+            for patch in axes.patches
+        }
+        assert counted == {w: (weights == w).sum() for w in range(-2, 3)}
+    # Numbered as in a raster.
+    titles = [axes.get_title().split(",")[0] for axes in figure.axes]
+    assert titles == ["layer 1", "outputs"]
 
 
 def test_perturbation_spaces_is_drawn(tmp_path):
@@ -72,7 +90,8 @@ def test_perturbation_spaces_is_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("depth", "neurons", "message"), [(3, [0], "depth=3"), (2, [3], "neuron=3")]
+    ("depth", "neurons", "message"),
+    [(3, [0], "depth=3"), (2, [3], "neuron=3"), (1, [0], "pooling")],
 )
 def test_what_does_not_exist_is_not_drawn(depth, neurons, message):
     with pytest.raises(ValueError, match=message):
