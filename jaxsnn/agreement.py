@@ -100,6 +100,7 @@ def output_steps(
             arrived = level == step
             if arrived.any():
                 potentials += scipy.sparse.csr_array(arrived.astype(float)) @ columns
+            if arrived.any() or step == 0:  # nothing is above a negative threshold
                 first = (potentials > threshold) & (fired == last)
                 fired[first] = step + 1
         level = fired

@@ -220,8 +220,10 @@ def by_events(
         first = (voltages > threshold) & (fired == last) & counts[event][:, None]
         return voltages, jnp.where(first, clock[event][:, None] + 1, fired)
 
-    shape = (steps.shape[0], weights.shape[0])
-    start = (jnp.zeros(shape, weights.dtype), jnp.full(shape, last, jnp.int32))
+    voltages = jnp.zeros((steps.shape[0], weights.shape[0]), weights.dtype)
+    # A negative threshold is crossed before any spike.
+    at_once = (voltages > threshold) & (clock[0] > 0)[:, None]
+    start = (voltages, jnp.where(at_once, 1, last).astype(jnp.int32))
     num_events = (clock < last - 1).any(axis=1).sum()
     return jax.lax.fori_loop(0, num_events, advance, start)[1]
 

@@ -7,9 +7,9 @@ networks without jax.
 
 import contextlib
 import json
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,6 +27,9 @@ from jaxsnn.sat.spec import (
 
 # Version 2 adds responses and delays; networks without them are written as version 1.
 SCHEMA_VERSION = 2
+
+# Digits after the point beyond which no weight of 2^-52 or more changes.
+_MOST_BITS = 52
 
 # The networks published with arXiv 2408.10900 (S4NN rule, arXiv 1910.09495) have
 # this threshold in every layer and do not store it.
@@ -89,8 +92,8 @@ def quantize(
     >>> network.layers[0].weights, network.layers[0].thresholds
     (array([[20]]), array([16]))
     """
-    if fractional_bits < 0:
-        raise ValueError(f"{fractional_bits=} must not be negative")
+    if not 0 <= fractional_bits <= _MOST_BITS:
+        raise ValueError(f"{fractional_bits=} must be 0 to {_MOST_BITS}")
     if len(weights) != len(thresholds):
         raise ValueError(
             f"weights of {len(weights)} layers, but thresholds of {len(thresholds)}"
@@ -103,16 +106,25 @@ def quantize(
                 raise ValueError(f"{name}_{depth} holds values that are not finite")
         try:
             layers.append(
-                Dense(
-                    weights=np.rint(np.asarray(weight, np.float64) * scale).astype(int),
-                    thresholds=np.rint(
-                        np.asarray(threshold, np.float64) * scale
-                    ).astype(int),
-                )
+                Dense(rounded(weight, scale), rounded(threshold, scale))
             )
         except ValueError as error:
             raise ValueError(f"layer {depth}: {error}") from error
     return IntegerNetwork(tuple(layers), num_steps, float(scale))
+
+
+def rounded(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Returns the nearest integers to `values * scale`, both finite.
+
+    Numbers that no exact network holds stay as large as int64 allows, where a cast
+    would wrap, so that `Dense` refuses them.
+
+    >>> rounded(np.array([1.26, -1e300]), 16).tolist()
+    [20, -4611686018427387904]
+    """
+    with np.errstate(over="ignore"):
+        scaled = np.rint(np.asarray(values, np.float64) * scale)
+    return np.clip(scaled, -(2.0**62), 2.0**62).astype(np.int64)
 
 
 def save(path: str | os.PathLike[str], network: IntegerNetwork) -> None:
@@ -178,8 +190,11 @@ def load(
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except Exception as error:  # damaged bytes make NumPy and zipfile raise anything
         raise ValueError(f"{name}: not a readable .npz of arrays ({error})") from None
+    for key, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+            raise ValueError(f"{name}: {key} is no array")
     try:
         if "spec" in arrays:
             return _from_spec(arrays, num_steps)
@@ -223,14 +238,20 @@ def _describe(layer: Layer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerNetwork:
     try:
         spec = json.loads(str(arrays["spec"]))
-    except ValueError as error:
-        raise ValueError(f"its spec is no JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its spec is no JSON ({error})") from None
     wanted = {"schema", "num_steps", "scale", "layers"}
     if not isinstance(spec, dict) or not wanted <= set(spec):
         raise ValueError(f"its spec is no network; it must name {sorted(wanted)}")
     for key in ("schema", "num_steps"):
-        if not isinstance(spec[key], int):
-            raise ValueError(f"its spec has {key}={spec[key]!r}, not a whole number")
+        if type(spec[key]) is not int or spec[key] < 1:
+            raise ValueError(
+                f"its spec has {key}={spec[key]!r}, not a positive whole number"
+            )
+    if not isinstance(spec["layers"], list):
+        raise ValueError(f"its spec has layers={spec['layers']!r}, no list")
+    if type(spec["scale"]) not in (int, float) or not 0 < spec["scale"] < math.inf:
+        raise ValueError(f"its spec has scale={spec['scale']!r}, not a positive number")
     if spec["schema"] > SCHEMA_VERSION:
         raise ValueError(
             f"schema {spec['schema']} is newer than {SCHEMA_VERSION}; update jaxsnn"
@@ -238,63 +259,67 @@ def _from_spec(arrays: dict[str, np.ndarray], num_steps: int | None) -> IntegerN
     if num_steps not in (None, spec["num_steps"]):
         raise ValueError(f"num_steps is {spec['num_steps']} there, not {num_steps}")
 
-    def pair(values: Sequence[int]) -> tuple[int, int]:
-        first, second = values
-        return first, second
-
-    def triple(values: Sequence[int]) -> tuple[int, int, int]:
-        first, second, third = values
-        return first, second, third
-
     layers: list[Layer] = []
     for depth, facts in enumerate(spec["layers"]):
-        options: dict[str, Any] = {
-            "response": tuple(facts.get("response", STEP)),
-            "delays": arrays.get(f"delays_{depth}"),
-        }
-        match facts["kind"]:
-            case "dense":
-                weights, thresholds = (
-                    arrays[f"weights_{depth}"],
-                    arrays[f"thresholds_{depth}"],
-                )
-                layers.append(Dense(weights, thresholds, **options))
-            case "conv2d":
-                rows, columns = facts["padding"]
-                layers.append(
-                    Conv2D(
-                        arrays[f"weights_{depth}"],
-                        arrays[f"thresholds_{depth}"],
-                        triple(facts["input_shape"]),
-                        pair(facts["strides"]),
-                        (pair(rows), pair(columns)),
-                        **options,
-                    )
-                )
-            case "earliest_pool2d":
-                layers.append(
-                    EarliestPool2D(
-                        triple(facts["input_shape"]),
-                        pair(facts["window"]),
-                        pair(facts["strides"]),
-                    )
-                )
-            case kind:
-                raise ValueError(f"layer {depth} is of unknown kind {kind!r}")
+        try:
+            layers.append(_layer(facts, arrays, depth))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"layer {depth}: {error}") from error
     return IntegerNetwork(tuple(layers), spec["num_steps"], spec["scale"])
+
+
+def _layer(facts: Any, arrays: dict[str, np.ndarray], depth: int) -> Layer:
+    """Returns one layer as its spec describes it."""
+    if not isinstance(facts, dict):
+        raise ValueError(f"its spec is {facts!r}, no object")
+
+    def numbers(name: str, count: int) -> tuple[int, ...]:
+        return _numbers(name, facts[name], count)
+
+    kind = facts["kind"]
+    if kind == "earliest_pool2d":
+        height, width, channels = numbers("input_shape", 3)
+        window, strides = numbers("window", 2), numbers("strides", 2)
+        return EarliestPool2D((height, width, channels), window, strides)  # type: ignore[arg-type]
+    if kind not in ("dense", "conv2d"):
+        raise ValueError(f"is of unknown kind {kind!r}")
+    weights, thresholds = arrays[f"weights_{depth}"], arrays[f"thresholds_{depth}"]
+    options: dict[str, Any] = {"delays": arrays.get(f"delays_{depth}")}
+    if "response" in facts:
+        options["response"] = _numbers("response", facts["response"])
+    if kind == "dense":
+        return Dense(weights, thresholds, **options)
+    rows, columns = facts["padding"]
+    return Conv2D(
+        weights,
+        thresholds,
+        numbers("input_shape", 3),  # type: ignore[arg-type]
+        numbers("strides", 2),  # type: ignore[arg-type]
+        (_numbers("padding", rows, 2), _numbers("padding", columns, 2)),  # type: ignore[arg-type]
+        **options,
+    )
+
+
+def _numbers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
+    """Returns whole numbers of a spec, so many of them if `count` says so."""
+    wanted = isinstance(values, list) and count in (None, len(values))
+    if not wanted or not all(type(value) is int for value in values):
+        many = "" if count is None else f"{count} "
+        raise ValueError(f"its spec has {name}={values!r}, not {many}whole numbers")
+    return tuple(values)
 
 
 def _from_s4nn(
     arrays: dict[str, np.ndarray], num_steps: int | None, fractional_bits: int
 ) -> IntegerNetwork:
-    if num_steps is None:
-        raise ValueError("an S4NN file does not store num_steps; say it")
     names = [f"weights_{depth}" for depth in range(len(arrays))]
     if not names or set(names) != set(arrays):
         raise ValueError(
             f"holds {sorted(arrays)}; a network has weights_0, weights_1, ... "
             "or a spec beside them"
         )
+    if num_steps is None:
+        raise ValueError("an S4NN file does not store num_steps; say it")
     weights = [arrays[name] for name in names]
     for name, weight in zip(names, weights, strict=True):
         if weight.ndim != 2 or weight.dtype.kind not in "fiu":

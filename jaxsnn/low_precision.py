@@ -96,14 +96,16 @@ def integer_neurons(
     neurons = [quantize(weights, config.threshold, bits) for weights in params.weights]
     if bits:
         return neurons
-    scale = 2.0 ** integer.finest_fractional_bits(
-        [np.asarray(layer.weights, np.float64) for layer in neurons],
-        [np.full(len(layer.weights), config.threshold) for layer in neurons],
+    # Of weights in thresholds: only the ratio of the two matters.
+    bits = integer.finest_fractional_bits(
+        [np.asarray(w, np.float64) / config.threshold for w, _ in neurons],
+        [np.ones(len(layer.weights)) for layer in neurons],
         peaks=[peak(layer.response) for layer in config.neuron_layers],
     )
+    scale = 2.0**bits / config.threshold
     return [
-        network.Neurons(jnp.round(weights * scale), jnp.round(threshold * scale))
-        for weights, threshold in neurons
+        network.Neurons(jnp.round(weights * scale), jnp.float32(2.0**bits))
+        for weights, _ in neurons
     ]
 
 
@@ -140,7 +142,9 @@ def integer_network(
         neurons = next(remaining)
         scale = float(neurons.threshold) / config.threshold
         weights = np.asarray(neurons.weights).astype(np.int64)
-        threshold = int(neurons.threshold) * peak(layer.response)
+        # Above what the neurons can reach, one threshold is as good as another.
+        reach = int(np.abs(weights).sum(axis=1).max())
+        threshold = min(int(neurons.threshold), max(reach, 1)) * peak(layer.response)
         thresholds = np.full(len(weights), threshold)
         delays = None if layer.delays is None else layer.delays.steps
         if isinstance(layer, network.Dense):

@@ -107,6 +107,7 @@ def from_graph(
     array([[ 2, -1]])
     """
     num_steps, scale = _convention(graph.metadata, num_steps)
+    linear: list[str] = []
     weights: list[np.ndarray] = []
     thresholds: list[np.ndarray] = []
     pending: np.ndarray | None = None
@@ -123,7 +124,8 @@ def from_graph(
                     raise ValueError(
                         f"node {name!r}: has a bias, a current without a spike"
                     )
-                pending = np.asarray(node.weight, np.float64)
+                pending = _finite(name, node.weight)
+                linear.append(name)
             case nir.IF():
                 if pending is None:
                     raise ValueError(f"node {name!r}: has no linear node before it")
@@ -154,15 +156,17 @@ def from_graph(
                 )
     if pending is not None or before.any() or not weights:
         raise ValueError("the graph does not end with neurons")
+    bits = fractional_bits
     if all(np.array_equal(w, np.rint(w)) for w in (*weights, *thresholds)):
-        dense = [
-            Dense(w.astype(np.int64), theta.astype(np.int64))
-            for w, theta in zip(weights, thresholds, strict=True)
-        ]
-    else:
-        rounded = integer.quantize(weights, thresholds, num_steps, fractional_bits)
-        scale = rounded.scale
-        dense = [layer for layer in rounded.layers if isinstance(layer, Dense)]
+        bits = 0
+    dense = []
+    for name, weight, threshold in zip(linear, weights, thresholds, strict=True):
+        try:
+            rounded = integer.quantize([weight], [threshold], num_steps, bits)
+        except ValueError as error:
+            raise ValueError(f"node {name!r}: {error}") from error
+        dense.append(rounded.layers[0])
+    scale = 2.0**bits if bits else scale
     layers = tuple(
         dataclasses.replace(
             layer,
@@ -200,7 +204,7 @@ def load(
         graph = nir.read(name)
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # over damaged bytes h5py and nir raise anything
         raise ValueError(f"{name}: not a readable NIR file ({error})") from None
     try:
         return from_graph(graph, num_steps, fractional_bits)
@@ -224,8 +228,15 @@ def _delays(layer: Layer, depth: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def _finite(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"node {name!r}: holds values that are not finite")
+    return array
+
+
 def _whole_steps(name: str, node: nir.Delay) -> np.ndarray:
-    delay = np.atleast_1d(np.asarray(node.delay, np.float64))
+    delay = np.atleast_1d(_finite(name, node.delay))
     if not np.array_equal(delay, np.rint(delay)) or delay.min() < 0:
         raise ValueError(f"node {name!r}: delays must be whole steps, 0 or more")
     return delay.astype(np.int64)
@@ -252,15 +263,27 @@ def _convention(
         return num_steps, 1.0
     if coding != CODING:
         raise ValueError(f"the graph codes by {coding!r}, not by {CODING!r}")
-    schema, delay = int(metadata["schema"]), int(metadata["delay"])
+    schema, delay, stored = (
+        _whole(metadata, name) for name in ("schema", "delay", "num_steps")
+    )
     if schema > SCHEMA_VERSION:
         raise ValueError(f"schema {schema} is newer than {SCHEMA_VERSION}; update")
     if delay != 1:
         raise ValueError(f"neurons with a delay of {delay} steps have no form here")
-    stored = int(metadata["num_steps"])
     if num_steps not in (None, stored):
         raise ValueError(f"num_steps is {stored} there, not {num_steps}")
-    return stored, float(metadata["scale"])
+    scale = metadata.get("scale")
+    try:
+        return stored, float(scale)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"its metadata have scale={scale!r}, no number") from None
+
+
+def _whole(metadata: Mapping[str, Any], name: str) -> int:
+    value = metadata.get(name)
+    if not isinstance(value, (int, np.integer)):
+        raise ValueError(f"its metadata have {name}={value!r}, no whole number")
+    return int(value)
 
 
 def _chain(graph: nir.NIRGraph) -> list[str]:
@@ -299,5 +322,5 @@ def _threshold(name: str, node: nir.IF, num_neurons: int) -> np.ndarray:
             f"node {name!r}: may spike more than once; the reset potential of neurons "
             "that spike once is minus infinity"
         )
-    threshold = np.asarray(node.v_threshold, np.float64)
+    threshold = _finite(name, node.v_threshold)
     return np.broadcast_to(threshold, num_neurons).copy()

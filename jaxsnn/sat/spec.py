@@ -35,7 +35,8 @@ from jaxsnn.sat.synapses import Synapses, patches, sparse_rows
 
 # Products of a float32 weight and a 0/1 spike stay exact integers below this sum.
 MAX_EXACT_SUM = 2**24
-# Spike times fit in 16 bits, and nothing as long as time grows beyond measure.
+# Spike times and delays fit in 16 bits, and nothing as long as time grows beyond
+# measure.
 MAX_STEPS = 2**15
 
 
@@ -67,14 +68,18 @@ def _integers(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
             f"{name} has type {array.dtype}; exact networks hold integers "
             "(jaxsnn.integer.quantize makes them)"
         )
-    return array.astype(np.int64)
+    if array.size == 0:
+        raise ValueError(f"{name} of shape {array.shape} hold nothing")
+    return array
 
 
 def _check_exact(
-    weights_sum: np.ndarray, thresholds: np.ndarray, response: Response
+    weights: np.ndarray, thresholds: np.ndarray, response: Response
 ) -> None:
-    load = weights_sum * peak(response) + np.abs(thresholds)
-    if load.size and load.max() >= MAX_EXACT_SUM:
+    """Checks `[..., N]` weights; sums are taken in float64, which never wraps."""
+    sizes = np.abs(weights.astype(np.float64)).reshape(-1, weights.shape[-1])
+    load = sizes.sum(axis=0) * peak(response) + np.abs(thresholds.astype(np.float64))
+    if load.max() >= MAX_EXACT_SUM:
         neuron = int(load.argmax())
         sums = "sum |w|" if response == STEP else f"sum |w| * {peak(response)}"
         raise ValueError(
@@ -87,12 +92,12 @@ def _delays(delays: np.ndarray | None, weights: np.ndarray) -> np.ndarray | None
     if delays is None:
         return None
     steps = _integers("delays", delays, weights.ndim)
-    if steps.shape != weights.shape or steps.min(initial=0) < 0:
+    if steps.shape != weights.shape or not 0 <= steps.min() <= steps.max() < MAX_STEPS:
         raise ValueError(
-            f"delays of shape {steps.shape}, the shortest {steps.min(initial=0)}; they "
-            f"must be 0 or more, one a weight {weights.shape}"
+            f"delays of shape {steps.shape} from {steps.min()} to {steps.max()}; they "
+            f"must be 0 to {MAX_STEPS - 1}, one a weight {weights.shape}"
         )
-    return steps if steps.any() else None
+    return steps.astype(np.int64) if steps.any() else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,9 +135,9 @@ class Dense:
                 f"weights of {len(weights)} neurons, but {len(thresholds)} thresholds"
             )
         response = canonical(self.response)
-        _check_exact(np.abs(weights).sum(axis=1), thresholds, response)
-        object.__setattr__(self, "weights", weights)
-        object.__setattr__(self, "thresholds", thresholds)
+        _check_exact(weights.T, thresholds, response)
+        object.__setattr__(self, "weights", weights.astype(np.int64))
+        object.__setattr__(self, "thresholds", thresholds.astype(np.int64))
         object.__setattr__(self, "response", response)
         object.__setattr__(self, "delays", _delays(self.delays, weights))
 
@@ -190,15 +195,17 @@ class Conv2D:
                 f"kernel {kernel.shape} does not fit input {self.input_shape} "
                 f"and {len(thresholds)} thresholds"
             )
+        if min(*self.padding[0], *self.padding[1]) < 0:
+            raise ValueError(f"padding={self.padding} must not be negative")
         if min(self.strides) < 1 or min(self.output_shape) < 1:
             raise ValueError(
                 f"kernel {kernel.shape} with strides {self.strides} leaves nothing of "
                 f"input {self.input_shape}"
             )
         response = canonical(self.response)
-        _check_exact(np.abs(kernel).sum(axis=(0, 1, 2)), thresholds, response)
-        object.__setattr__(self, "kernel", kernel)
-        object.__setattr__(self, "thresholds", thresholds)
+        _check_exact(kernel, thresholds, response)
+        object.__setattr__(self, "kernel", kernel.astype(np.int64))
+        object.__setattr__(self, "thresholds", thresholds.astype(np.int64))
         object.__setattr__(self, "response", response)
         object.__setattr__(self, "delays", _delays(self.delays, kernel))
 

@@ -35,6 +35,17 @@ def test_counts_are_those_of_the_simulators_one_by_one():
     assert 0 < identical < same < 200  # one bit is coarse: the comparison says much
 
 
+def test_negative_thresholds_are_crossed_before_any_spike():
+    weights, thresholds = [np.eye(2)], [np.array([-1.0, 0.0])]
+    for steps in ([[3, 3]], [[3, 3], [0, 3]]):  # no example depends on another
+        outputs = agreement.output_steps(weights, thresholds, 9, np.array(steps))
+        assert outputs[0].tolist() == [1, 4]
+    for step in (0, 1, 3, 8):
+        found = agreement.output_steps([-2 * np.eye(1)], [-np.ones(1)], 9, [[step]])
+        whole = integer.quantize([-2 * np.eye(1)], [-np.ones(1)], 9)
+        assert found[0, 0] == replay.spike_steps(whole, np.array([step]))[-1][0]
+
+
 def test_enough_bits_agree_wholly():
     weights, thresholds, steps, labels, bits = example(12)
     found = agreement.measure(weights, thresholds, 8, steps, labels, bits)

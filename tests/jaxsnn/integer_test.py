@@ -82,6 +82,10 @@ def test_s4nn_files_are_rounded_at_threshold_100(tmp_path):
             "layer 1 takes 3 inputs",
         ),
         ({"weights_0": np.full((1, 1), 1e9)}, "layer 0: neuron 0"),
+        # These would wrap around as 64-bit integers.
+        ({"weights_0": np.array([[1.0], [-1e19]])}, "layer 0: neuron 1"),
+        ({"weights_0": np.array([[1e300]])}, "layer 0: neuron 0"),
+        ({"weights_0": np.ones((0, 3))}, r"layer 0: weights of shape \(0, 3\)"),
     ],
 )
 def test_broken_files_name_file_and_fault(tmp_path, arrays, message):
@@ -110,8 +114,19 @@ def test_missing_foreign_and_future_files(tmp_path):
     ("change", "message"),
     [
         ({"spec": "{"}, r"broken\.npz: its spec is no JSON"),
-        ({"num_steps": "8"}, "num_steps='8', not a whole number"),
+        ({"num_steps": "8"}, "num_steps='8', not a positive whole number"),
+        ({"schema": 0}, "schema=0, not a positive whole number"),
+        ({"schema": True}, "schema=True, not a positive whole number"),
+        ({"scale": None}, "scale=None, not a positive number"),
+        ({"scale": float("nan")}, "scale=nan, not a positive number"),
+        ({"layers": "dense"}, "layers='dense', no list"),
+        ({"layers": [3]}, "layer 0: its spec is 3, no object"),
+        ({"spec": "[" * 100_000}, "its spec is no JSON"),
         ({"layers": [{}]}, "lacks 'kind', which its spec needs"),
+        (
+            {"layers": [{"kind": "earliest_pool2d", "input_shape": [4.5, 4, 1]}]},
+            r"layer 0: its spec has input_shape=\[4.5, 4, 1\], not 3 whole numbers",
+        ),
         (
             {
                 "layers": [
@@ -133,6 +148,63 @@ def test_specs_that_are_none_name_the_fault(tmp_path, change, message):
     np.savez(tmp_path / "broken.npz", spec=np.array(text))
     with pytest.raises(ValueError, match=message):
         integer.load(tmp_path / "broken.npz")
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_damaged_files_are_read_as_they_were_or_refused(tmp_path, seed):
+    """Every fault is a ValueError with the file's name; the archive has checksums."""
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "damaged.npz"
+    network = conv_network()
+    integer.save(path, network)
+    content = bytearray(path.read_bytes())
+    for place in rng.integers(0, len(content), rng.integers(1, 4)):
+        content[place] = rng.integers(256)
+    path.write_bytes(content)
+    try:
+        restored = integer.load(path)
+    except ValueError as error:
+        assert "damaged.npz" in str(error)
+    else:
+        np.testing.assert_array_equal(
+            restored.layers[0].kernel, network.layers[0].kernel
+        )
+        np.testing.assert_array_equal(
+            restored.layers[2].weights, network.layers[2].weights
+        )
+
+
+@pytest.mark.parametrize("huge", [2**24, 2**55, 2**62, -(2**63), 2**64 - 1])
+def test_what_float32_does_not_hold_is_refused_by_neuron(huge):
+    """Also where sums of 64-bit integers would wrap around to something small."""
+    kind = np.uint64 if huge > 2**63 else np.int64
+    row = np.array([[1, 1, 1, 1], [huge] * 4], dtype=kind)
+    for weights, thresholds in ((row, [3, 3]), (np.ones((2, 4), int), [3, huge])):
+        with pytest.raises(ValueError, match=r"neuron 1: .* is not below 2\^24"):
+            Dense(weights, np.array(thresholds, dtype=kind))
+        with pytest.raises(ValueError, match=r"neuron 1: .* is not below 2\^24"):
+            Conv2D(
+                weights.T.reshape(2, 2, 1, 2),
+                np.array(thresholds, dtype=kind),
+                (3, 3, 1),
+            )
+    with pytest.raises(ValueError, match=r"sum \|w\| \* 256"):
+        Dense(np.array([[2**16]]), np.array([0]), response=(256,))
+
+
+def test_what_is_no_layer_is_refused():
+    with pytest.raises(ValueError, match="padding.* must not be negative"):
+        Conv2D(
+            np.ones((2, 2, 1, 1), int),
+            np.array([1]),
+            (5, 5, 1),
+            padding=((-1, 0), (0, 0)),
+        )
+    with pytest.raises(ValueError, match="from 0 to 32768; they must be 0 to 32767"):
+        Dense(np.ones((1, 2), int), np.array([1]), delays=np.array([[0, 2**15]]))
+    for bits in (-1, 53, 5000):
+        with pytest.raises(ValueError, match=f"fractional_bits={bits} must be 0 to 52"):
+            integer.quantize([np.ones((1, 1))], [np.ones(1)], 4, bits)
 
 
 def test_pickled_objects_are_refused(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsnn import events, low_precision, network
-from jaxsnn.sat import replay
+from jaxsnn.sat import replay, response
 
 CONFIG = network.NetworkConfig(
     (6, 6, 1),
@@ -47,6 +47,25 @@ def test_error_is_that_of_the_best_uniform_quantizer(bits):
 def test_zero_bits_change_nothing():
     weights = jnp.array([[0.3, -0.7]])
     assert np.array_equal(low_precision.quantize(weights, 2.0, 0).weights, weights)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.3, 1.0, 1e5])
+def test_only_the_ratio_of_weights_and_threshold_matters(scale):
+    weights = jnp.array([[0.7, -0.2, 0.45]])
+    config = network.NetworkConfig((3,), (network.Dense(1),), 8, threshold=scale)
+    params = network.Params((weights * scale,))
+    exact = low_precision.integer_network(config, params, 0)
+    ratio = exact.layers[0].weights / exact.layers[0].thresholds[:, None]
+    np.testing.assert_allclose(ratio, weights, atol=2.0**-16)
+
+
+@pytest.mark.parametrize("bits", [0, 2, 8])
+def test_a_layer_that_has_died_is_exact_and_silent(bits):
+    layer = network.Dense(2, response.leak(2.0))
+    config = network.NetworkConfig((3,), (layer,), 8)
+    params = network.Params((jnp.zeros((2, 3)),))
+    exact = low_precision.integer_network(config, params, bits)
+    assert replay.spike_steps(exact, np.zeros(3, int))[-1].tolist() == [7, 7]
 
 
 def test_gradient_passes_the_rounding():

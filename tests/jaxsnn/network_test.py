@@ -34,6 +34,15 @@ def test_spike_steps_of_a_table_worked_by_hand():
     assert fired.tolist() == [5, 3, 3, 5]
 
 
+def test_a_negative_threshold_is_crossed_before_any_spike():
+    steps = jnp.array([[0], [3], [7]])
+    for weight, first in ((1.0, 1), (-2.0, 7)):
+        weights = jnp.array([[weight]])
+        for simulate in (by_events, by_steps):
+            fired = simulate(weights, steps, jnp.float32(-1), 8)
+            assert fired[:, 0].tolist() == [first, 1, 1]
+
+
 def test_a_potential_that_falls_again_has_still_spiked():
     weights = jnp.array([[2.0, -5.0]])
     fired = network.spike_steps(weights, jnp.array([0, 1]), jnp.float32(1), 6)

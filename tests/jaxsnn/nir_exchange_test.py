@@ -168,6 +168,9 @@ def test_pooling_is_refused():
         ({"coding": "rate"}, "'rate'"),
         ({"schema": 99}, "schema 99"),
         ({"delay": 2}, "delay of 2"),
+        ({"num_steps": 5.7}, "num_steps=5.7, no whole number"),
+        ({"num_steps": None}, "num_steps=None, no whole number"),
+        ({"scale": "x"}, "scale='x', no number"),
     ],
 )
 def test_other_conventions_are_refused(changes, message):
@@ -177,6 +180,25 @@ def test_other_conventions_are_refused(changes, message):
     )
     with pytest.raises(ValueError, match=message):
         nir_exchange.from_graph(other)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300, 2.0**24])
+@pytest.mark.parametrize("where", ["weights", "threshold"])
+def test_numbers_that_no_exact_network_holds_are_refused_by_node(where, value):
+    graph = nir_exchange.to_graph(NETWORK)
+    nodes = dict(graph.nodes)
+    neurons = nodes["neurons_0"]
+    if where == "weights":
+        weight = nodes["weights_0"].weight.copy()
+        weight[0, 0] = value
+        nodes["weights_0"] = nir.Linear(weight)
+    else:
+        threshold = neurons.v_threshold.copy()
+        threshold[0] = value
+        nodes["neurons_0"] = nir.IF(neurons.r, threshold, neurons.v_reset)
+    changed = nir.NIRGraph(nodes=nodes, edges=graph.edges, metadata=graph.metadata)
+    with pytest.raises(ValueError, match=r"node '(weights|neurons)_0': "):
+        nir_exchange.from_graph(changed)
 
 
 def test_branches_are_refused():
