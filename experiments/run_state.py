@@ -27,6 +27,7 @@ Nothing here imports jax, so that a wrong flag is told at once.
 import contextlib
 import dataclasses
 import datetime
+import math
 import os
 import pathlib
 import platform
@@ -48,6 +49,9 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 RUN_FILE = "run.json"
+
+# Random keys hold 32 bits of a seed; more would be dropped without a word.
+_MOST_OF_AN_INTEGER = 2**32
 
 # Flags that say where a run lives rather than what it computes.
 _NOT_SETTINGS = frozenset({"workdir", "overwrite"})
@@ -157,6 +161,7 @@ def run(
 
     def guarded(arguments: Sequence[str]) -> None:
         try:
+            _check_numbers(flag_values)
             main(arguments)
         except app.UsageError as error:
             _exit_usage(str(error))
@@ -174,6 +179,17 @@ def run(
     finally:
         flags.FLAGS.remove_flag_values(list(flag_values))
     sys.exit(0)
+
+
+def _check_numbers(flag_values: flags.FlagValues) -> None:
+    """Refuses what arrays and JSON have no place for."""
+    for name, value in flag_values.flag_values_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise usage_error(name, value, "must be a finite number")
+        if isinstance(value, int) and abs(value) >= _MOST_OF_AN_INTEGER:
+            raise usage_error(name, value, "must be below 2^32")
+    if flag_values.workdir == "":
+        raise usage_error("workdir", "", "must name a directory")
 
 
 def _exit_usage(message: str) -> NoReturn:

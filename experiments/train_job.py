@@ -131,13 +131,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
         )
         gradient = temporal_margin.gradient(config, objective)
         reduce = jax.lax.pmean
-        # Steps relative to the size of the weights suit any number of inputs.
-        optimizer = optax.chain(
-            optax.scale_by_adam(),
-            optax.scale_by_param_block_rms(),
-            optax.add_decayed_weights(job.weight_decay),
-            optax.scale_by_learning_rate(schedule),
-        )
+        optimizer = training.relative_adam(schedule, job.weight_decay)
         params = network.init(init_key, config)
     if job.mesh is not None:
         gradient = training.over_devices(gradient, job.mesh, reduce)
@@ -183,6 +177,12 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
                 "cpu_seconds": time.process_time() - cpu_started,
             }
             history.append(facts)
+            if not all(bool(jnp.isfinite(w).all()) for w in state.params.weights):
+                raise run_state.usage_error(
+                    "learning_rate",
+                    job.learning_rate,
+                    f"is too large: weights are not finite after epoch {epoch + 1}",
+                )
             checkpoint = {
                 "state": serialization.to_state_dict(jax.device_get(state)),
                 "history": history,
@@ -254,17 +254,14 @@ def augmentation(job: Job) -> "training.Augment | None":
         return None
     assert job.train.images is not None
     shape = job.train.images.shape[1:]
-    image_shape = (shape[0], shape[-1])
 
     def augment(key: jax.Array, steps: jax.Array) -> jax.Array:
         if job.mirror:
             key, mirror_key = jax.random.split(key)
-            steps = training.mirror(mirror_key, steps, image_shape)
+            steps = training.mirror(mirror_key, steps, shape)
         if job.shift:
             key, shift_key = jax.random.split(key)
-            steps = training.shift(
-                shift_key, steps, image_shape, job.shift, job.num_steps
-            )
+            steps = training.shift(shift_key, steps, shape, job.shift, job.num_steps)
         if job.brightness:
             key, bright_key = jax.random.split(key)
             steps = training.brighten(bright_key, steps, job.brightness, job.num_steps)

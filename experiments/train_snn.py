@@ -20,6 +20,7 @@ from jaxsnn.sat import spec
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "iris")
 METHODS = ("surrogate", "certified", "s4nn")
+_MOST_NEURONS = 2**20
 BITS = (0, 2, 3, 4, 5, 6, 7, 8)
 
 FLAGS = run_state.new_flags()
@@ -162,7 +163,8 @@ def make_job() -> Job:
     Raises:
         UsageError: naming the flag, its value and what would be valid.
     """
-    hidden = () if FLAGS.hidden == ["0"] else tuple(map(_width, FLAGS.hidden))
+    widths = FLAGS.hidden or [""]  # nothing behind the sign is no width
+    hidden = () if widths == ["0"] else tuple(map(_width, widths))
     least = len(hidden) + (FLAGS.arch == "conv") + 3
     if FLAGS.num_steps < least:
         raise run_state.usage_error(
@@ -185,6 +187,14 @@ def make_job() -> Job:
             "must be positive with --method=certified, and 0 with any other",
         )
     recipe = _recipe()
+    for name, steps in (
+        ("train_radius", FLAGS.train_radius),
+        ("jitter", recipe["jitter"]),
+    ):
+        if steps >= FLAGS.num_steps:
+            raise run_state.usage_error(
+                name, steps, f"must be below --num_steps={FLAGS.num_steps}"
+            )
     if not 0 < recipe["learning_rate"] < math.inf:
         raise run_state.usage_error(
             "learning_rate", FLAGS.learning_rate, "must be positive"
@@ -195,6 +205,10 @@ def make_job() -> Job:
             "margin",
             FLAGS.margin,
             f"must be at least {least_margin} and below the {FLAGS.num_steps} steps",
+        )
+    if FLAGS.method == "s4nn" and recipe["margin"] % 1:
+        raise run_state.usage_error(
+            "margin", FLAGS.margin, "must be whole with --method=s4nn"
         )
     if recipe["weight_decay"] and FLAGS.method == "s4nn":
         raise run_state.usage_error(
@@ -300,11 +314,11 @@ def _width(item: str) -> int:
         width = int(item)
     except ValueError:
         width = 0
-    if width < 1:
+    if not 1 <= width <= _MOST_NEURONS:
         raise run_state.usage_error(
             "hidden",
             item,
-            "must be a positive number of neurons, several as in 128,64, or 0",
+            f"must be 1 to {_MOST_NEURONS} neurons, several as in 128,64, or 0",
         )
     return width
 

@@ -160,14 +160,15 @@ def parse_radii(items: Sequence[str], norm: str) -> list[int] | list[float]:
     Raises:
         UsageError: naming the radius and what would be valid.
     """
-    valid = "in 0..1" if norm == "pixel" else "a whole number, 0 or more"
+    valid = "in 0..1" if norm == "pixel" else "a whole number, 0 or more, below 2^31"
+    most = 1 if norm == "pixel" else 2**31 - 1
     radii = set()
     for item in items:
         try:
             radius = float(item) if norm == "pixel" else int(item)
         except ValueError:
             radius = -1
-        if not radius >= 0 or (norm == "pixel" and not radius <= 1):
+        if not 0 <= radius <= most:
             raise run_state.usage_error(
                 "radius", item, f"must be {valid} for --norm={norm}"
             )

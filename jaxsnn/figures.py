@@ -149,7 +149,7 @@ def weight_histograms(network: IntegerNetwork) -> Figure:
     layers = [
         (_level_name(level, levels), layer.thresholds, _weights(layer))
         for level, layer in enumerate(network.layers, start=1)
-        if not isinstance(layer, EarliestPool2D)
+        if isinstance(layer, Dense | Conv2D)
     ]
     figure = Figure(figsize=(3.2 * len(layers), 2.8), layout="constrained")
     panels = figure.subplots(1, len(layers), squeeze=False)[0]

@@ -105,9 +105,7 @@ def quantize(
             if not np.isfinite(values).all():
                 raise ValueError(f"{name}_{depth} holds values that are not finite")
         try:
-            layers.append(
-                Dense(rounded(weight, scale), rounded(threshold, scale))
-            )
+            layers.append(Dense(rounded(weight, scale), rounded(threshold, scale)))
         except ValueError as error:
             raise ValueError(f"layer {depth}: {error}") from error
     return IntegerNetwork(tuple(layers), num_steps, float(scale))

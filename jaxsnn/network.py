@@ -39,11 +39,17 @@ class Dense:
       response: of a potential to a spike (`jaxsnn.sat.response`), integers; the
         default is a step.
       delays: of the synapses, `[N, D]`, or None.
+
+    Raises:
+      ValueError: another kind of delays, or no response.
     """
 
     num_neurons: int
     response: Response = STEP
     delays: Delays | None = None
+
+    def __post_init__(self) -> None:
+        _check_synapses(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,10 @@ class Conv2D:
     response: Response = STEP
     delays: Delays | None = None
 
+    def __post_init__(self) -> None:
+        _check_synapses(self)
+        _check_pairs(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class EarliestPool2D:
@@ -77,8 +87,27 @@ class EarliestPool2D:
     window: tuple[int, int] = (2, 2)
     strides: tuple[int, int] = (2, 2)
 
+    def __post_init__(self) -> None:
+        _check_pairs(self)
+
 
 Layer = Dense | Conv2D | EarliestPool2D
+
+
+def _check_synapses(layer: Dense | Conv2D) -> None:
+    object.__setattr__(layer, "response", canonical(layer.response))
+    if not isinstance(layer.delays, Delays | None):
+        raise ValueError(
+            f"delays of type {type(layer.delays).__name__} must be static: "
+            "Delays.of(array)"
+        )
+
+
+def _check_pairs(layer: Conv2D | EarliestPool2D) -> None:
+    for name in ("window", "strides"):
+        value = getattr(layer, name)
+        if not isinstance(value, tuple) or len(value) != 2:
+            raise ValueError(f"{name}={value!r} must be (rows, columns)")
 
 
 def is_instant(layer: Dense | Conv2D) -> bool:
@@ -113,6 +142,9 @@ class NetworkConfig:
     threshold: float = 1.0
 
     def __post_init__(self) -> None:
+        # Lists are welcome; what is static must be hashable.
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers or not isinstance(self.layers[-1], Dense):
             raise ValueError(
                 f"layers={self.layers} must end with a Dense layer of classes"
@@ -130,7 +162,6 @@ class NetworkConfig:
                 f"num_steps={self.num_steps} must be at most {spec.MAX_STEPS}"
             )
         for layer, fan in zip(self.neuron_layers, self.weight_shapes, strict=True):
-            canonical(layer.response)
             if layer.delays is not None and layer.delays.shape != fan:
                 raise ValueError(
                     f"delays of shape {layer.delays.shape} for weights of shape {fan}"

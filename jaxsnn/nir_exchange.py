@@ -159,13 +159,13 @@ def from_graph(
     bits = fractional_bits
     if all(np.array_equal(w, np.rint(w)) for w in (*weights, *thresholds)):
         bits = 0
-    dense = []
+    dense: list[Dense] = []
     for name, weight, threshold in zip(linear, weights, thresholds, strict=True):
         try:
             rounded = integer.quantize([weight], [threshold], num_steps, bits)
         except ValueError as error:
             raise ValueError(f"node {name!r}: {error}") from error
-        dense.append(rounded.layers[0])
+        dense += [layer for layer in rounded.layers if isinstance(layer, Dense)]
     scale = 2.0**bits if bits else scale
     layers = tuple(
         dataclasses.replace(

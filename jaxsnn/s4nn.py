@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxsnn import events, low_precision, network
 from jaxsnn.example_sums import sum_examples
-from jaxsnn.training import Gradient
+from jaxsnn.training import Gradient, check_batch
 
 # The published initial weights are uniform in [0, 5] for 784 inputs and in [0, 10] for
 # 400, at a threshold of 100: both are 40 thresholds divided by the number of inputs.
@@ -122,6 +122,7 @@ def gradient(config: network.NetworkConfig, rule: Rule) -> Gradient:
         num_updates: jax.Array,
     ) -> tuple[jax.Array, network.Params]:
         del num_updates
+        check_batch(config, steps, labels)
         neurons = [
             low_precision.quantize(weights, config.threshold, rule.weight_bits)
             for weights in params.weights

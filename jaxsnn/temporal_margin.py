@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsnn import low_precision, network, surrogate
-from jaxsnn.training import Gradient
+from jaxsnn.training import Gradient, check_batch
 
 _GOLDEN_RATIO = 0.6180339887
 
@@ -99,6 +99,7 @@ def gradient(config: network.NetworkConfig, objective: TemporalMargin) -> Gradie
         labels: jax.Array,
         num_updates: jax.Array,
     ) -> jax.Array:
+        check_batch(config, steps, labels)
         neurons = [
             low_precision.quantize(w, config.threshold, objective.weight_bits)
             for w in params.weights

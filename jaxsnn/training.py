@@ -1,16 +1,18 @@
 """The frame of training: state, update by a batch, and what outputs amount to.
 
-The pieces are pure functions. A learning rule is a function that returns a gradient:
-`jaxsnn.temporal_margin.gradient` or `jaxsnn.s4nn.gradient`. The caller owns the loop
-over batches and jits it.
+The pieces are pure functions of whole batches, as gradients are sums over them. A
+learning rule is a function that returns a gradient: `jaxsnn.temporal_margin.gradient`
+or `jaxsnn.s4nn.gradient`. The caller owns the loop over batches and jits it.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -94,6 +96,88 @@ def outcome(output_steps: jax.Array, label: jax.Array, num_steps: int) -> Outcom
     )
 
 
+def check_batch(
+    config: network.NetworkConfig, steps: jax.Array, labels: jax.Array
+) -> None:
+    """Raises ValueError unless a batch has the shapes and types that rules expect.
+
+    Args:
+      config: the network.
+      steps: `[B, D]` integers.
+      labels: `[B]` integers.
+    """
+    inputs = math.prod(config.input_shape)
+    if steps.ndim != 2 or steps.shape[1] != inputs:
+        raise ValueError(
+            f"steps of shape {steps.shape} must be [B, {inputs}], one row an example"
+        )
+    if labels.shape != steps.shape[:1]:
+        raise ValueError(
+            f"labels of shape {labels.shape} for {len(steps)} examples; they must be "
+            f"[{len(steps)}]"
+        )
+    for name, array in (("steps", steps), ("labels", labels)):
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(
+                f"{name} of type {array.dtype} must be integers; jaxsnn.coding.latency "
+                "makes spike times of grey levels"
+            )
+
+
+def check_examples(
+    config: network.NetworkConfig, steps: np.ndarray, labels: np.ndarray
+) -> None:
+    """Raises ValueError unless all examples are such as the network takes.
+
+    Under `jit`, where values are not known, gradients check shapes and types alone
+    (`check_batch`): call this once before training.
+
+    Args:
+      config: the network.
+      steps: `[N, D]` spike times.
+      labels: `[N]` classes.
+
+    >>> config = network.NetworkConfig((4,), (network.Dense(2),), num_steps=8)
+    >>> check_examples(config, np.array([[0, 1, 6, 9]]), np.array([1]))
+    Traceback (most recent call last):
+    ValueError: steps from 0 to 9 must lie in 0 .. 7
+    """
+    steps, labels = np.asarray(steps), np.asarray(labels)
+    check_batch(config, steps, labels)  # type: ignore[arg-type]
+    classes = config.shapes[-1][0]
+    for name, array, most in (
+        ("steps", steps, config.num_steps - 1),
+        ("labels", labels, classes - 1),
+    ):
+        if array.size and not 0 <= array.min() <= array.max() <= most:
+            raise ValueError(
+                f"{name} from {array.min()} to {array.max()} must lie in 0 .. {most}"
+            )
+
+
+def relative_adam(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float = 0.01
+) -> optax.GradientTransformation:
+    """Returns Adam with steps relative to the size of the weights, and their decay.
+
+    Only the ratio of weights and threshold matters to a spiking network, and it differs
+    between layers with their numbers of inputs: relative steps suit all of them. The
+    decay keeps weights small, so that a network waits for more spikes before it
+    decides.
+
+    Args:
+      learning_rate: relative to the root mean square of each layer's weights.
+      weight_decay: share of every weight, times the learning rate, that an update takes
+        away.
+    """
+    return optax.chain(
+        optax.scale_by_adam(),
+        optax.scale_by_param_block_rms(),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 def jitter(key: jax.Array, steps: jax.Array, radius: int, num_steps: int) -> jax.Array:
     """Moves each spike by a random whole number of steps, uniform in `+-radius`.
 
@@ -113,7 +197,7 @@ def jitter(key: jax.Array, steps: jax.Array, radius: int, num_steps: int) -> jax
 def shift(
     key: jax.Array,
     steps: jax.Array,
-    image_shape: tuple[int, int],
+    image_shape: tuple[int, ...],
     radius: int,
     num_steps: int,
 ) -> jax.Array:
@@ -121,40 +205,56 @@ def shift(
 
     Args:
       key: a PRNG key; consumed.
-      steps: `[B, H * W]` spike times, row by row.
-      image_shape: `(H, W)`.
+      steps: `[B, H * W]` or `[B, H * W * C]` spike times, row by row.
+      image_shape: `(H, W)` or `(H, W, C)`.
       radius: in pixels, in both directions; what enters from outside is silent.
       num_steps: `T`.
+
+    Raises:
+      ValueError: spike times that are not those of such images.
 
     >>> shift(jax.random.key(0), jnp.array([[0, 5, 9, 2]]), (2, 2), 0, num_steps=10)
     Array([[0, 5, 9, 2]], dtype=int32)
     """
-    height, width = image_shape
-    images = steps.reshape(-1, height, width)
-    around = ((0, 0), (radius, radius), (radius, radius))
+    images = _as_images(steps, image_shape)
+    around = ((0, 0), (radius, radius), (radius, radius), (0, 0))
     padded = jnp.pad(images, around, constant_values=num_steps - 1)
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * radius + 1)
 
     def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1]), image_shape)
+        start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
+        return jax.lax.dynamic_slice(image, start, images.shape[1:])
 
     return jax.vmap(crop)(padded, corners).reshape(steps.shape)
 
 
-def mirror(key: jax.Array, steps: jax.Array, image_shape: tuple[int, int]) -> jax.Array:
+def mirror(key: jax.Array, steps: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
     """Mirrors each image of a batch, left to right, with a probability of a half.
 
     Args:
       key: a PRNG key; consumed.
-      steps: `[B, H * W]` spike times, row by row.
-      image_shape: `(H, W)`.
+      steps: `[B, H * W]` or `[B, H * W * C]` spike times, row by row.
+      image_shape: `(H, W)` or `(H, W, C)`.
+
+    Raises:
+      ValueError: spike times that are not those of such images.
 
     >>> mirror(jax.random.key(0), jnp.array([[5, 5, 2, 2]]), (2, 2)).tolist()
     [[5, 5, 2, 2]]
     """
-    images = steps.reshape(-1, *image_shape)
-    is_mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1))
+    images = _as_images(steps, image_shape)
+    is_mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
     return jnp.where(is_mirrored, images[:, :, ::-1], images).reshape(steps.shape)
+
+
+def _as_images(steps: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
+    """Returns `[B, H, W, C]`."""
+    if len(image_shape) not in (2, 3) or steps.shape[1:] != (math.prod(image_shape),):
+        raise ValueError(
+            f"steps of shape {steps.shape} are not images of shape {image_shape}; they "
+            "must be [B, H * W] or [B, H * W * C]"
+        )
+    return steps.reshape(len(steps), *image_shape[:2], -1)
 
 
 def brighten(
@@ -203,7 +303,6 @@ def over_devices(
     >>> from jaxsnn import temporal_margin
     >>> config = network.NetworkConfig((4,), (network.Dense(2),), num_steps=8)
     >>> gradient = temporal_margin.gradient(config, temporal_margin.TemporalMargin())
-    >>> import numpy as np
     >>> mesh = Mesh(np.array(jax.devices()[:1]), ("batch",))
     >>> params = network.init(jax.random.key(0), config)
     >>> batch = jnp.array([[0, 1, 6, 7], [7, 6, 1, 0]]), jnp.array([0, 1]), jnp.int32(0)

@@ -33,6 +33,9 @@ class Verdict(enum.Enum):
     TIMEOUT = "timeout"
     ERROR = "error"
 
+    def __bool__(self) -> bool:
+        raise TypeError("a verdict is no boolean; compare it, as `is Verdict.ROBUST`")
+
 
 class Stage(enum.Enum):
     """The part of the cascade that decided.

@@ -235,6 +235,12 @@ def test_brightness_changes_what_is_learned_from(tmp_path):
     assert losses[0] != losses[1]
 
 
+def test_a_run_that_diverges_says_so_after_the_epoch(tmp_path, capsys):
+    assert exit_code(flags(tmp_path / "out", learning_rate=1e30)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "--learning_rate=1e+30: is too large: weights are not finite after" in line
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -243,6 +249,14 @@ def test_brightness_changes_what_is_learned_from(tmp_path):
         ({"dataset": "mnist", "data_dir": "/nowhere"}, "--data_dir=/nowhere"),
         ({"hidden": "-4"}, "--hidden=-4"),
         ({"hidden": "8,many"}, "--hidden=many"),
+        ({"hidden": ""}, "--hidden="),
+        ({"hidden": 10**11}, "must be 1 to 1048576 neurons"),
+        ({"seed": 2**32}, "--seed=4294967296"),
+        ({"jitter": 8}, "--jitter=8: must be below --num_steps=8"),
+        ({"method": "certified", "train_radius": 8}, "--train_radius=8"),
+        ({"method": "s4nn", "margin": 2.5}, "--margin=2.5: must be whole"),
+        ({"brightness": "nan"}, "--brightness=nan: must be a finite number"),
+        ({"weight_decay": "inf"}, "--weight_decay=inf: must be a finite number"),
         ({"num_steps": 3}, "--num_steps=3"),
         ({"num_steps": 40000}, "must be at most 32768"),
         ({"weight_bits": 1}, "--weight_bits=1"),

@@ -34,6 +34,17 @@ def test_spike_steps_of_a_table_worked_by_hand():
     assert fired.tolist() == [5, 3, 3, 5]
 
 
+def test_layers_of_lists_are_layers_of_tuples_and_other_things_are_refused():
+    config = NetworkConfig([4], [Dense(3, [2, 1, 1])], num_steps=6)
+    assert config == NetworkConfig((4,), (Dense(3, (2, 1)),), num_steps=6)
+    assert hash(config) == hash(NetworkConfig((4,), (Dense(3, (2, 1)),), num_steps=6))
+    with pytest.raises(ValueError, match=r"ndarray must be static: Delays\.of"):
+        Dense(3, delays=np.zeros((3, 4), int))
+    for layer in (Conv2D, EarliestPool2D):
+        with pytest.raises(ValueError, match=r"window=5 must be \(rows, columns\)"):
+            layer(window=5) if layer is EarliestPool2D else layer(2, 5)
+
+
 def test_a_negative_threshold_is_crossed_before_any_spike():
     steps = jnp.array([[0], [3], [7]])
     for weight, first in ((1.0, 1), (-2.0, 7)):

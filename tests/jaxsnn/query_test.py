@@ -28,6 +28,11 @@ def decided_by_cascade(query):
     return list(verify(NETWORK, [[query]], config, jax.random.key(0)))
 
 
+def test_a_verdict_is_no_boolean():
+    with pytest.raises(TypeError, match=r"is Verdict\.ROBUST"):
+        bool(Verdict.FALSIFIED)
+
+
 @pytest.mark.parametrize("decided", [decided_by_solve, decided_by_cascade])
 @pytest.mark.parametrize(
     ("query", "told"),

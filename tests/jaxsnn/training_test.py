@@ -81,6 +81,84 @@ def test_shift_moves_whole_images_and_lets_silence_in():
     assert {tuple(one) for one in moved} == expected
 
 
+def test_channels_of_an_image_move_together():
+    image = np.arange(12 * 3)
+    steps = jnp.tile(jnp.asarray(image), (100, 1))
+    for moved, names in (
+        (training.mirror(jax.random.key(0), steps, (3, 4, 3)), 2),
+        (training.shift(jax.random.key(0), steps, (3, 4, 3), 1, 99), 9),
+    ):
+        images = np.asarray(moved).reshape(100, 3, 4, 3)
+        inside = images[..., 0] != 98  # what enters is silent
+        for channel in (1, 2):
+            later = images[..., 0] + channel
+            np.testing.assert_array_equal(images[..., channel][inside], later[inside])
+        assert len({tuple(one.ravel()) for one in images}) == names
+    for shape in ((3, 4), (36,), (9, 4, 3)):
+        for augment in (
+            lambda shape: training.mirror(jax.random.key(0), steps, shape),
+            lambda shape: training.shift(jax.random.key(0), steps, shape, 1, 99),
+        ):
+            with pytest.raises(ValueError, match="are not images of shape"):
+                augment(shape)
+
+
+CONFIG = network.NetworkConfig((4,), (network.Dense(3),), num_steps=8)
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels", "message"),
+    [
+        (np.zeros((2, 2, 2), int), [0, 1], r"must be \[B, 4\]"),
+        (np.zeros((2, 5), int), [0, 1], r"must be \[B, 4\]"),
+        (np.zeros((2, 4), int), [0, 1, 2], r"labels of shape \(3,\)"),
+        (np.zeros((2, 4)), [0, 1], "steps of type float.* must be integers"),
+        (np.zeros((2, 4), int), [0.0, 1.0], "labels of type float.* must be integers"),
+    ],
+)
+def test_batches_of_another_kind_are_refused(steps, labels, message):
+    labels = np.asarray(labels)
+    params = network.init(jax.random.key(0), CONFIG)
+    rules = (
+        temporal_margin.gradient(CONFIG, temporal_margin.TemporalMargin()),
+        s4nn.gradient(CONFIG, s4nn.Rule()),
+    )
+    for rule in rules:
+        with pytest.raises(ValueError, match=message):
+            rule(params, jnp.asarray(steps), jnp.asarray(labels), jnp.int32(0))
+    with pytest.raises(ValueError, match=message):
+        training.check_examples(CONFIG, steps, labels)
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels", "message"),
+    [
+        ([[0, 1, 2, 8]], [0], "steps from 0 to 8 must lie in 0 .. 7"),
+        ([[-1, 1, 2, 7]], [0], "steps from -1 to 7"),
+        ([[0, 1, 2, 7]], [3], "labels from 3 to 3 must lie in 0 .. 2"),
+        ([[0, 1, 2, 7]], [-1], "labels from -1"),
+    ],
+)
+def test_values_without_a_meaning_are_refused(steps, labels, message):
+    with pytest.raises(ValueError, match=message):
+        training.check_examples(CONFIG, np.array(steps), np.array(labels))
+
+
+def test_relative_steps_do_not_depend_on_the_scale_of_a_layer():
+    optimizer = training.relative_adam(0.1, weight_decay=0.0)
+    weights = jnp.array([[1.0, -2.0, 3.0]])
+    moved = []
+    for scale in (1.0, 1e-3):
+        params = network.Params((weights * scale,))
+        slope = network.Params((weights[:, ::-1],))
+        with jax.numpy_dtype_promotion("standard"):  # as in `make_update`
+            changes, _ = optimizer.update(slope, optimizer.init(params), params)
+        moved.append(changes.weights[0] / scale)
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-4)
+    length = np.sqrt(np.mean(np.square(weights)))
+    np.testing.assert_allclose(np.abs(moved[0]), 0.1 * length, rtol=1e-4)
+
+
 @pytest.mark.parametrize("bits", [0, 3])
 def test_a_network_learns_to_tell_two_patterns_apart(bits):
     config = network.NetworkConfig((8,), (network.Dense(6), network.Dense(2)), 10)
