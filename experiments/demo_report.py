@@ -129,7 +129,7 @@ def _pruning_section(
     threshold = pruning["rounds"][0]["threshold"]
     removed = base["num_blocks"] - pruned["num_blocks"]
     rows = [
-        [title, base[key], pruned[key], _change(base[key], pruned[key])]
+        [title, base[key], pruned[key], _change(key, base[key], pruned[key])]
         for title, key in _MEASURES
     ]
     return html_report.Section(
@@ -142,12 +142,23 @@ def _pruning_section(
             f"With {certificate['confidence']:.0%} confidence the accuracy lost is at "
             f"most {100 * certificate['accuracy_drop_upper_bound']:.1f} points "
             f"({100 * certificate['accuracy_drop']:.1f} observed, on "
-            f"{certificate['num_examples']} digits used for nothing else).",
+            f"{certificate['num_examples']} digits used for nothing else). "
+            f"{_passed(certificate)}",
             html_report.Table(["", "before", "after", "change"], rows),
-            html_report.Figure(report.plot_before_after(base, pruned)),
+            html_report.Figure(
+                report.plot_before_after(base, pruned),
+                alt="Accuracy, size and cost before and after pruning",
+            ),
             *_similarity_figures(pruning, directory, threshold),
         ],
     )
+
+
+def _passed(certificate: Mapping[str, Any]) -> str:
+    aim = f"The aim, at most {100 * certificate['tolerance']:g}, is"
+    if certificate["passed"]:
+        return f"{aim} certified."
+    return f"{aim} not certified: these are too few digits for that."
 
 
 def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -174,9 +185,11 @@ def _similarity_figures(
     return figures
 
 
-def _change(before: Any, after: Any) -> str | None:
+def _change(measure: str, before: Any, after: Any) -> str | None:
     if not before or after is None:
         return None
+    if measure == "accuracy":
+        return f"{100 * (after - before):+.1f} points"
     return f"{100 * (after - before) / before:+.1f} %"
 
 

@@ -141,6 +141,7 @@ def plot_verdicts(
             axes.bar_label(bars, [h or "" for h in heights], label_type="center")
             bottom += heights
     axes.set(xlabel="radius", ylabel="samples")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     if radii:
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -164,20 +165,15 @@ def plot_verified_accuracy(
             linewidth=0,
             label="not decided",
         )
-    axes.plot(
-        radii,
-        verified,
-        "o-",
-        color=_COLOURS["robust"],
-        label="verified",
-    )
+    # Broad, so that it is seen where all that is right is verified.
     axes.plot(
         radii,
         [100 * row["accuracy"] for row in summary],
-        ":",
-        color="#666666",
+        color="#d0d0d0",
+        linewidth=6,
         label="clean",
     )
+    axes.plot(radii, verified, "o-", color=_COLOURS["robust"], label="verified")
     axes.set(xlabel="radius", ylabel="accuracy (%)", ylim=(0, 103))
     if all(isinstance(radius, int) for radius in radii):
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -186,19 +182,29 @@ def plot_verified_accuracy(
 
 
 def plot_seconds(records: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.Figure":
-    """Seconds of each query on a logarithmic axis, by the stage that decided."""
+    """Seconds of each query on a logarithmic axis, by the stage that decided.
+
+    A verdict that a narrower ball has settled took no time, and is counted as such.
+    """
     figure, axes = _axes()
     by_stage: dict[str, list[float]] = {}
     for record in records:
-        stage = record["backend"] or record["stage"] or record["verdict"]
-        by_stage.setdefault(stage, []).append(max(record["seconds"], 1e-6))
+        stage = record["stage"] or record["verdict"]
+        if record["backend"]:
+            stage = f"{stage}: {record['backend']}"
+        if record["seconds"] == 0:
+            stage = "narrower ball"
+        by_stage.setdefault(stage, []).append(record["seconds"])
     for row, (_, seconds) in enumerate(sorted(by_stage.items())):
         spread = np.linspace(-0.25, 0.25, len(seconds)) if len(seconds) > 1 else [0.0]
-        axes.plot(seconds, row + np.asarray(spread), ".", alpha=0.6, color="#3b6ea5")
+        shown = np.array(seconds) > 0
+        heights = row + np.asarray(spread)[shown]
+        axes.plot(np.array(seconds)[shown], heights, ".", alpha=0.6, color="#3b6ea5")
     axes.set_yticks(
         range(len(by_stage)),
         [f"{stage} ({len(by_stage[stage])})" for stage in sorted(by_stage)],
     )
+    axes.set_ylim(-0.5, max(len(by_stage), 1) - 0.5)
     axes.set(xscale="log", xlabel="seconds")
     return figure
 
@@ -211,9 +217,10 @@ def counterexample_pictures(
     other: IntegerNetwork | None = None,
     plain: bool = True,
 ) -> list[tuple["matplotlib.figure.Figure", str]]:
-    """Original and perturbed spike steps of the first few changed inputs, as images.
+    """Original and perturbed spike steps of a few changed inputs, as images.
 
-    One picture a sample; nothing for inputs that are no grey images.
+    One picture a sample, the smallest radii first; nothing for inputs that are no grey
+    images.
 
     Args:
         network: of the records.
@@ -235,7 +242,7 @@ def counterexample_pictures(
     pictures: list[tuple[Figure, str]] = []
     shown: set[int] = set()
     num_steps = network.num_steps
-    for record in records:
+    for record in sorted(records, key=lambda record: record["radius"]):
         if len(pictures) == limit:
             break
         if not record["counterexample"] or record["sample"] in shown:

@@ -126,6 +126,8 @@ class Query:
                 f"a window ends at step {high.max()}, after silent_step="
                 f"{self.silent_step}"
             )
+        # Of NumPy and JAX, too, which do not hash alike.
+        object.__setattr__(self, "label", int(self.label))
         for name, value in (("spike_steps", steps), ("low", low), ("high", high)):
             object.__setattr__(self, name, value)
 

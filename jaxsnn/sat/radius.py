@@ -100,7 +100,7 @@ def smallest_breaking_radius(
     network: IntegerNetwork,
     family: Family,
     seconds: float,
-    names: Sequence[str] = ("pysat",),
+    names: Sequence[str] | None = None,
 ) -> Radius:
     """Returns the smallest radius at which the decision can be broken.
 
@@ -130,7 +130,7 @@ def climb(
     network: IntegerNetwork,
     family: Family,
     seconds: float,
-    names: Sequence[str] = ("pysat",),
+    names: Sequence[str] | None = None,
 ) -> Iterator[Radius]:
     """Yields what is known after every step of the search; the last is its outcome.
 

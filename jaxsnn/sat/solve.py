@@ -51,7 +51,7 @@ def solve(
     network: IntegerNetwork,
     queries: Sequence[Query],
     seconds: float,
-    names: Sequence[str] = ("pysat",),
+    names: Sequence[str] | None = None,
 ) -> list[Result]:
     """Decides nested queries about one input; returns the results of `solve_each`.
 
@@ -59,8 +59,11 @@ def solve(
       network: the network.
       queries: nested, the narrowest first (see `encode`).
       seconds: wall-clock limit of each query; encoding counts towards the first.
-      names: of `NAMES`; more than one take turns. Branching is left out where it does
-        not apply; without any other name the query is then `UNKNOWN`.
+        Solvers are asked to stop, and some take their time; processes that are killed
+        instead are those of `jaxsnn.verify.cascade`.
+      names: of `NAMES`; more than one take turns, by default those of `portfolio`.
+        Branching is left out where it does not apply; without any other name the query
+        is then `UNKNOWN`.
 
     Returns:
       One result a query; see `solve_each` for what they guarantee.
@@ -85,7 +88,7 @@ def solve_each(
     network: IntegerNetwork,
     queries: Sequence[Query],
     seconds: float,
-    names: Sequence[str] = ("pysat",),
+    names: Sequence[str] | None = None,
 ) -> Iterator[Result]:
     """Decides nested queries with one incremental solver a backend.
 
@@ -102,6 +105,7 @@ def solve_each(
     """
     started = time.monotonic()
     check_nested(network, queries)
+    names = portfolio() if names is None else names
     solvers = [name for name in names if name != BRANCH]
     encoding: Encoding | None = None
     result: Result | None = None

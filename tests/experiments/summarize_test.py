@@ -3,9 +3,11 @@
 import csv
 import pathlib
 
+import numpy as np
 import pytest
 
-from experiments import json_files, results, run_state, summarize, verify_report
+from experiments import data, json_files, results, run_state, summarize, verify_report
+from jaxsnn.sat.spec import Dense, IntegerNetwork
 
 # sample, radius, verdict, stage, seconds, label, prediction
 BY_HAND = [
@@ -254,4 +256,49 @@ def test_exact_radii_say_what_holds_at_every_radius():
         [{"radius": radius, **row} for radius, row in enumerate(rows)]
     )
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["not decided", "verified", "clean"]
+    assert labels == ["not decided", "clean", "verified"]
+
+
+def test_seconds_are_drawn_by_stage_and_solver_but_not_where_none_were_spent():
+    def record(stage, backend, seconds):
+        known = {"verdict": "robust" if stage else "timeout", "stage": stage}
+        return known | {"backend": backend, "seconds": seconds}
+
+    records = [
+        record("bounds", None, 0.01),
+        record("bounds", None, 0.02),
+        record("solve", "exact", 2.0),
+        record("solve", "exact", 0.0),  # a narrower ball was falsified
+        record(None, None, 9.0),
+    ]
+    axes = verify_report.plot_seconds(records).axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == [
+        "bounds (2)",
+        "narrower ball (1)",
+        "solve: exact (1)",
+        "timeout (1)",
+    ]
+    drawn = [line.get_xdata().tolist() for line in axes.lines]
+    assert drawn == [[0.01, 0.02], [], [2.0], [9.0]]
+
+
+def test_counterexamples_of_the_smallest_radii_are_shown():
+    digits = data.load("digits", "test")
+    layer = Dense(np.ones((10, 64), int), np.zeros(10, int))
+    records = [
+        {
+            "sample": sample,
+            "radius": radius,
+            "backend": None,
+            "stage": "attack",
+            "counterexample": [[0, 15, 14]],
+        }
+        for sample, radius in ((3, 2), (4, 3), (3, 1), (5, 2))
+    ]
+    network = IntegerNetwork((layer,), num_steps=16)
+    pictures = verify_report.counterexample_pictures(network, digits, records, 2)
+    assert [text for _, text in pictures] == [
+        "sample 3, radius 1, found by attack",
+        "sample 5, radius 2, found by attack",
+    ]
