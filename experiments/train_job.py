@@ -54,6 +54,7 @@ class Job:
         seed: of initial weights, order of examples, what is done to them, and delays.
         responses: of the potentials of every layer to a spike, of all if there is one.
         max_delay: synapses have fixed random delays of up to so many steps.
+        clock: thresholds by which a clock lifts the outputs in the end, 0 for none.
         mesh: devices that share each batch, or None.
     """
 
@@ -79,6 +80,7 @@ class Job:
     seed: int
     responses: tuple[tuple[int, ...], ...] = ((1,),)
     max_delay: int = 0
+    clock: float = 0.0
     mesh: "Mesh | None" = None
 
 
@@ -98,6 +100,7 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
     from flax import serialization
 
     from jaxsnn import (
+        clock,
         integer,
         low_precision,
         network,
@@ -130,6 +133,8 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
             ramp=batches * job.epochs // 2,
         )
         gradient = temporal_margin.gradient(config, objective)
+        if job.clock:
+            gradient = clock.learn_beside(gradient, config, job.clock)
         reduce = jax.lax.pmean
         optimizer = training.relative_adam(schedule, job.weight_decay)
         params = network.init(init_key, config)
@@ -190,8 +195,11 @@ def run_job(job: Job, workdir: pathlib.Path) -> dict[str, Any]:
             json_files.write_atomic(path, serialization.msgpack_serialize(checkpoint))
             bar.advance(loss=facts["loss"])
 
-    trained = low_precision.integer_network(config, state.params, job.weight_bits)
-    neurons = low_precision.integer_neurons(config, state.params, job.weight_bits)
+    params = state.params
+    if job.clock:
+        params = clock.with_clock(config, params, job.clock)
+    trained = low_precision.integer_network(config, params, job.weight_bits)
+    neurons = low_precision.integer_neurons(config, params, job.weight_bits)
     metrics: dict[str, Any] = {}
     for split, inputs, dataset in (
         ("train", train_steps, job.train),

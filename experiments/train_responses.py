@@ -10,7 +10,7 @@ RESPONSES = ("step", "leak", "ramp", "alpha")
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines --response, --time_constant and --max_delay."""
+    """Defines --response, --time_constant, --max_delay and --clock."""
     flags.DEFINE_list(
         "response",
         ["step"],
@@ -31,6 +31,15 @@ def define(values: flags.FlagValues) -> None:
         0,
         "Synapses have fixed delays, drawn from 0 to so many steps.",
         lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "clock",
+        0.0,
+        "Share of their threshold by which a hidden neuron that spikes after the first "
+        "input lifts all outputs in the end, so that they wait for more spikes and yet "
+        "are not silent; needs a ramp at the outputs, as in --response=step,ramp.",
+        lower_bound=0.0,
         flag_values=values,
     )
 
@@ -79,6 +88,8 @@ def responses(
             f"must be at most {values.num_steps - least_steps} with "
             f"--num_steps={values.num_steps} and so many layers",
         )
+    if values.clock:
+        _check_clock(values, names[-1], layers)
     time_constant = values.time_constant
     if {*names} == {"step"} and time_constant is not None:
         raise run_state.usage_error(
@@ -105,3 +116,16 @@ def responses(
         raise run_state.usage_error(
             "time_constant", time_constant, str(error)
         ) from None
+
+
+def _check_clock(values: flags.FlagValues, last: str, layers: int) -> None:
+    for wrong, reason in (
+        (values.clock >= 1, "must be below 1; outputs would spike without evidence"),
+        (values.method == "s4nn", "must be 0 with --method=s4nn"),
+        (values.weight_bits, "must be 0 with --weight_bits; its weights are large"),
+        (values.arch != "dense", "must be 0 with --arch=conv"),
+        (layers < 2, "must be 0 with --hidden=0"),
+        (last == "step", "needs another --response of the outputs, as step,ramp"),
+    ):
+        if wrong:
+            raise run_state.usage_error("clock", values.clock, reason)

@@ -279,6 +279,7 @@ def make_job() -> Job:
         brightness=FLAGS.brightness,
         responses=responses,
         max_delay=FLAGS.max_delay,
+        clock=FLAGS.clock,
         mesh=mesh,
         **recipe,
     )

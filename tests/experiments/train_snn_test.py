@@ -118,6 +118,7 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path, monkeypatch):
         {"arch": "conv", "features": 2, "window": 5, "hidden": "0"},
         {"method": "s4nn", "weight_bits": 4},
         {"method": "certified", "train_radius": 1},
+        {"response": "step,ramp", "clock": 0.9},
     ],
 )
 def test_every_way_of_training_leaves_a_network(tmp_path, changes):
@@ -288,6 +289,10 @@ def test_a_run_that_diverges_says_so_after_the_epoch(tmp_path, capsys):
         ({"max_delay": 5}, "--max_delay=5"),
         ({"max_delay": -1}, "--max_delay=-1"),
         ({"response": "leak", "method": "s4nn"}, "--response=leak"),
+        ({"clock": 0.9}, "--clock=0.9: needs another --response"),
+        ({"clock": 1.0, "response": "step,ramp"}, "--clock=1.0: must be below 1"),
+        ({"clock": 0.9, "response": "ramp", "hidden": "0"}, "--clock=0.9"),
+        ({"clock": 0.9, "response": "ramp", "weight_bits": 4}, "--clock=0.9"),
         ({"max_delay": 1, "method": "s4nn"}, "--max_delay=1"),
     ],
 )
