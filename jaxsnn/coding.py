@@ -158,6 +158,9 @@ def _check_grey(pixels: np.ndarray | jax.Array, max_value: int) -> None:
 
 
 def _check_code(num_steps: int, max_value: int) -> None:
+    for name, value in (("num_steps", num_steps), ("max_value", max_value)):
+        if not isinstance(value, (int, np.integer)):
+            raise ValueError(f"{name}={value!r} must be a whole number")
     if num_steps < 2:
         raise ValueError(f"{num_steps=} must be at least 2")
     if max_value < 1:

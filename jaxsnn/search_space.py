@@ -118,7 +118,8 @@ def log_temporal_estimate(num_inputs: int, budget: int) -> float:
     >>> round(math.exp(log_temporal_estimate(784, 2)) / 1e7, 2)
     1.66
     """
-    _check(num_inputs=num_inputs, budget=budget)
+    _check(least=1, num_inputs=num_inputs)
+    _check(budget=budget)
     return (
         budget * math.log(num_inputs)
         - math.lgamma(budget + 1)
@@ -134,7 +135,8 @@ def log_rate_estimate(num_inputs: int, num_steps: int, budget: int) -> float:
     >>> round(math.exp(log_rate_estimate(784, 5, 1)))
     3920
     """
-    _check(num_inputs=num_inputs, num_steps=num_steps, budget=budget)
+    _check(least=1, num_inputs=num_inputs, num_steps=num_steps)
+    _check(budget=budget)
     return budget * math.log(num_inputs * num_steps) - math.lgamma(budget + 1)
 
 
@@ -201,10 +203,11 @@ def crossing_estimate(fraction: float, most_steps: int = 256) -> int | None:
     return found
 
 
-def _check(**values: int) -> None:
+def _check(least: int = 0, **values: int) -> None:
     for name, value in values.items():
-        if value < 0:
-            raise ValueError(f"{name}={value} must not be negative")
+        if value < least:
+            reason = f"be at least {least}" if least else "not be negative"
+            raise ValueError(f"{name}={value} must {reason}")
 
 
 def _times(steps: Sequence[int], num_steps: int) -> list[int]:

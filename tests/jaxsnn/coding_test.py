@@ -83,6 +83,7 @@ def test_bernoulli_rate_has_the_right_mean_and_exact_ends():
         (lambda: coding.latency(np.array([1]), 1), "num_steps=1"),
         (lambda: coding.latency(np.array([1]), 8, 0), "max_value=0"),
         (lambda: coding.latency(np.array([1]), 2**24), "32-bit"),
+        (lambda: coding.latency(np.array([1]), 4.5), "num_steps=4.5 must be a whole"),
         (lambda: coding.pixel_window(np.array([1]), -0.1, 8), "eps=-0.1"),
         (lambda: coding.pixel_window(np.array([1]), 0.1, 257), "num_steps=257"),
         (lambda: coding.even_rate(np.array([1]), 0), "num_steps=0"),

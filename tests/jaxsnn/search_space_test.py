@@ -114,6 +114,8 @@ def test_crossings_of_exact_counts_and_of_estimates(fraction, exact, estimate):
         (lambda: search_space.temporal_l1_within([5], 5, 1), "0 .. 4"),
         (lambda: search_space.temporal_linf_within([0], 5, -1), "radius=-1"),
         (lambda: search_space.rate_hamming(-1, 5, 1), "num_inputs=-1"),
+        (lambda: search_space.log_temporal_estimate(0, 1), "num_inputs=0 must be at"),
+        (lambda: search_space.log_rate_estimate(3, 0, 1), "num_steps=0 must be at"),
         (lambda: search_space.crossing(3, 0.0), "fraction=0.0"),
         (lambda: search_space.crossing_estimate(1.5), "fraction=1.5"),
     ],
