@@ -193,6 +193,8 @@ def load(
     for key, value in arrays.items():
         if not isinstance(value, np.ndarray):
             raise ValueError(f"{name}: {key} is no array")
+        if value.size == 0:
+            raise ValueError(f"{name}: {key} of shape {value.shape} is empty")
     try:
         if "spec" in arrays:
             return _from_spec(arrays, num_steps)

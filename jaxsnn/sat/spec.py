@@ -68,8 +68,6 @@ def _integers(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
             f"{name} has type {array.dtype}; exact networks hold integers "
             "(jaxsnn.integer.quantize makes them)"
         )
-    if array.size == 0:
-        raise ValueError(f"{name} of shape {array.shape} hold nothing")
     return array
 
 
@@ -77,9 +75,9 @@ def _check_exact(
     weights: np.ndarray, thresholds: np.ndarray, response: Response
 ) -> None:
     """Checks `[..., N]` weights; sums are taken in float64, which never wraps."""
-    sizes = np.abs(weights.astype(np.float64)).reshape(-1, weights.shape[-1])
-    load = sizes.sum(axis=0) * peak(response) + np.abs(thresholds.astype(np.float64))
-    if load.max() >= MAX_EXACT_SUM:
+    sizes = np.abs(weights.astype(np.float64)).sum(axis=tuple(range(weights.ndim - 1)))
+    load = sizes * peak(response) + np.abs(thresholds.astype(np.float64))
+    if load.size and load.max() >= MAX_EXACT_SUM:
         neuron = int(load.argmax())
         sums = "sum |w|" if response == STEP else f"sum |w| * {peak(response)}"
         raise ValueError(
@@ -92,10 +90,11 @@ def _delays(delays: np.ndarray | None, weights: np.ndarray) -> np.ndarray | None
     if delays is None:
         return None
     steps = _integers("delays", delays, weights.ndim)
-    if steps.shape != weights.shape or not 0 <= steps.min() <= steps.max() < MAX_STEPS:
+    least, most = int(steps.min(initial=0)), int(steps.max(initial=0))
+    if steps.shape != weights.shape or not 0 <= least <= most < MAX_STEPS:
         raise ValueError(
-            f"delays of shape {steps.shape} from {steps.min()} to {steps.max()}; they "
-            f"must be 0 to {MAX_STEPS - 1}, one a weight {weights.shape}"
+            f"delays of shape {steps.shape} from {least} to {most}; they must be 0 to "
+            f"{MAX_STEPS - 1}, one a weight {weights.shape}"
         )
     return steps.astype(np.int64) if steps.any() else None
 

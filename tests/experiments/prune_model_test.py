@@ -181,7 +181,7 @@ def test_a_killed_run_ends_the_same(finished, tmp_path):
     ("arguments", "told"),
     [
         (("--threshold=1.5",), "--threshold=1.5: must lie in (0, 1]"),
-        (("--threshold=nan",), "--threshold=nan: must lie in (0, 1]"),
+        (("--threshold=nan",), "--threshold=nan: must be a finite number"),
         (("--stride=0",), "--stride=0"),
         (("--confidence=1",), "--confidence=1.0: must lie in (0, 1)"),
         (("--max_accuracy_drop=-1",), "--max_accuracy_drop=-1.0: must lie in [0, 1]"),

@@ -85,7 +85,7 @@ def test_s4nn_files_are_rounded_at_threshold_100(tmp_path):
         # These would wrap around as 64-bit integers.
         ({"weights_0": np.array([[1.0], [-1e19]])}, "layer 0: neuron 1"),
         ({"weights_0": np.array([[1e300]])}, "layer 0: neuron 0"),
-        ({"weights_0": np.ones((0, 3))}, r"layer 0: weights of shape \(0, 3\)"),
+        ({"weights_0": np.ones((0, 3))}, r"weights_0 of shape \(0, 3\) is empty"),
     ],
 )
 def test_broken_files_name_file_and_fault(tmp_path, arrays, message):

@@ -283,7 +283,7 @@ def test_sums_that_float32_cannot_hold_name_the_neuron():
         (lambda: response.ramp(0), "duration=0"),
         (
             lambda: Dense(np.ones((1, 2), int), np.zeros(1, int), delays=[[0, -1]]),
-            "shortest -1",
+            "from -1 to 0",
         ),
         (
             lambda: Dense(np.ones((1, 2), int), np.zeros(1, int), delays=[[0]]),
