@@ -195,11 +195,12 @@ def plot_seconds(records: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.Fig
         if record["seconds"] == 0:
             stage = "narrower ball"
         by_stage.setdefault(stage, []).append(record["seconds"])
-    for row, (_, seconds) in enumerate(sorted(by_stage.items())):
+    for row, (_, spent) in enumerate(sorted(by_stage.items())):
+        seconds = np.array(spent)
         spread = np.linspace(-0.25, 0.25, len(seconds)) if len(seconds) > 1 else [0.0]
-        shown = np.array(seconds) > 0
-        heights = row + np.asarray(spread)[shown]
-        axes.plot(np.array(seconds)[shown], heights, ".", alpha=0.6, color="#3b6ea5")
+        heights = row + np.asarray(spread)
+        shown = seconds > 0
+        axes.plot(seconds[shown], heights[shown], ".", alpha=0.6, color="#3b6ea5")
     axes.set_yticks(
         range(len(by_stage)),
         [f"{stage} ({len(by_stage[stage])})" for stage in sorted(by_stage)],

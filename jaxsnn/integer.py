@@ -72,6 +72,7 @@ def quantize(
     thresholds: Sequence[np.ndarray],
     num_steps: int,
     fractional_bits: int = 4,
+    names: Sequence[str] | None = None,
 ) -> IntegerNetwork:
     """Rounds a dense float network to integers, exactly `2^fractional_bits` finer.
 
@@ -80,6 +81,7 @@ def quantize(
       thresholds: one `[N]` float array a layer.
       num_steps: `T`.
       fractional_bits: binary digits kept after the point (0 or more).
+      names: what errors call the layers, by default `layer 0`, ...
 
     Returns:
       The integer network; its `scale` is `2^fractional_bits`.
@@ -99,6 +101,7 @@ def quantize(
             f"weights of {len(weights)} layers, but thresholds of {len(thresholds)}"
         )
     scale = 2**fractional_bits
+    names = names or [f"layer {depth}" for depth in range(len(weights))]
     layers = []
     for depth, (weight, threshold) in enumerate(zip(weights, thresholds, strict=True)):
         for name, values in (("weights", weight), ("thresholds", threshold)):
@@ -107,7 +110,7 @@ def quantize(
         try:
             layers.append(Dense(rounded(weight, scale), rounded(threshold, scale)))
         except ValueError as error:
-            raise ValueError(f"layer {depth}: {error}") from error
+            raise ValueError(f"{names[depth]}: {error}") from error
     return IntegerNetwork(tuple(layers), num_steps, float(scale))
 
 
@@ -273,14 +276,18 @@ def _layer(facts: Any, arrays: dict[str, np.ndarray], depth: int) -> Layer:
     if not isinstance(facts, dict):
         raise ValueError(f"its spec is {facts!r}, no object")
 
-    def numbers(name: str, count: int) -> tuple[int, ...]:
-        return _numbers(name, facts[name], count)
+    def pair(name: str, values: Any) -> tuple[int, int]:
+        first, second = _numbers(name, values, 2)
+        return first, second
+
+    def image() -> tuple[int, int, int]:
+        height, width, channels = _numbers("input_shape", facts["input_shape"], 3)
+        return height, width, channels
 
     kind = facts["kind"]
     if kind == "earliest_pool2d":
-        height, width, channels = numbers("input_shape", 3)
-        window, strides = numbers("window", 2), numbers("strides", 2)
-        return EarliestPool2D((height, width, channels), window, strides)  # type: ignore[arg-type]
+        shape, window = image(), pair("window", facts["window"])
+        return EarliestPool2D(shape, window, pair("strides", facts["strides"]))
     if kind not in ("dense", "conv2d"):
         raise ValueError(f"is of unknown kind {kind!r}")
     weights, thresholds = arrays[f"weights_{depth}"], arrays[f"thresholds_{depth}"]
@@ -293,9 +300,9 @@ def _layer(facts: Any, arrays: dict[str, np.ndarray], depth: int) -> Layer:
     return Conv2D(
         weights,
         thresholds,
-        numbers("input_shape", 3),  # type: ignore[arg-type]
-        numbers("strides", 2),  # type: ignore[arg-type]
-        (_numbers("padding", rows, 2), _numbers("padding", columns, 2)),  # type: ignore[arg-type]
+        image(),
+        pair("strides", facts["strides"]),
+        (pair("padding", rows), pair("padding", columns)),
         **options,
     )
 

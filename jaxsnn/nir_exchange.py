@@ -156,17 +156,12 @@ def from_graph(
                 )
     if pending is not None or before.any() or not weights:
         raise ValueError("the graph does not end with neurons")
-    bits = fractional_bits
-    if all(np.array_equal(w, np.rint(w)) for w in (*weights, *thresholds)):
-        bits = 0
-    dense: list[Dense] = []
-    for name, weight, threshold in zip(linear, weights, thresholds, strict=True):
-        try:
-            rounded = integer.quantize([weight], [threshold], num_steps, bits)
-        except ValueError as error:
-            raise ValueError(f"node {name!r}: {error}") from error
-        dense += [layer for layer in rounded.layers if isinstance(layer, Dense)]
-    scale = 2.0**bits if bits else scale
+    is_whole = all(np.array_equal(w, np.rint(w)) for w in (*weights, *thresholds))
+    bits = 0 if is_whole else fractional_bits
+    names = [f"node {name!r}" for name in linear]
+    rounded = integer.quantize(weights, thresholds, num_steps, bits, names)
+    scale = scale if is_whole else rounded.scale
+    dense = [layer for layer in rounded.layers if isinstance(layer, Dense)]
     layers = tuple(
         dataclasses.replace(
             layer,

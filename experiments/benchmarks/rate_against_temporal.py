@@ -89,11 +89,7 @@ def train(
     examples, labels = jnp.asarray(inputs), jnp.asarray(setting.train.labels)
     batches = len(labels) // _BATCH
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, batches * setting.epochs)
-    optimizer = optax.chain(
-        optax.scale_by_adam(),
-        optax.scale_by_param_block_rms(),
-        optax.scale_by_learning_rate(schedule),
-    )
+    optimizer = training.relative_adam(schedule, weight_decay=0.0)
     update = training.make_update(gradient, optimizer)
 
     @jax.jit

@@ -124,6 +124,18 @@ def test_float_weights_are_rounded_as_asked():
     assert np.array_equal(read.layers[1].weights, NETWORK.layers[1].weights * 8)
 
 
+def test_weights_rounded_to_whole_numbers_have_a_scale_of_one():
+    graph = nir_exchange.to_graph(NETWORK)
+    weights = nir.Linear(graph.nodes["weights_0"].weight + 0.25)
+    changed = nir.NIRGraph(
+        nodes=graph.nodes | {"weights_0": weights},
+        edges=graph.edges,
+        metadata=graph.metadata | {"scale": 16.0},
+    )
+    assert nir_exchange.from_graph(changed, fractional_bits=0).scale == 1.0
+    assert nir_exchange.from_graph(changed, fractional_bits=2).scale == 4.0
+
+
 def test_a_graph_without_convention_needs_the_number_of_steps():
     graph = nir_exchange.to_graph(NETWORK)
     bare = nir.NIRGraph(nodes=graph.nodes, edges=graph.edges, metadata={})
