@@ -27,11 +27,9 @@ Nothing here imports jax, so that a wrong flag is told at once.
 import contextlib
 import dataclasses
 import datetime
-import math
 import os
 import pathlib
 import platform
-import re
 import shlex
 import shutil
 import sys
@@ -41,43 +39,20 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from experiments import json_files, provenance
+from experiments import flag_errors, json_files, provenance
+from experiments.flag_errors import EXIT_USAGE as EXIT_USAGE
+from experiments.flag_errors import UsageError as UsageError
+from experiments.flag_errors import usage_error as usage_error
 from experiments.provenance import describe_device as describe_device
 
 EXIT_ERROR = 1
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 RUN_FILE = "run.json"
 
-# Random keys hold 32 bits of a seed; more would be dropped without a word.
-_MOST_OF_AN_INTEGER = 2**32
-
 # Flags that say where a run lives rather than what it computes.
 _NOT_SETTINGS = frozenset({"workdir", "overwrite"})
 _HELP_FLAGS = frozenset({"help", "helpshort", "helpfull", "?"})
-
-
-class UsageError(app.UsageError, ValueError):
-    """A wrong argument: its message is one line that says what would be valid."""
-
-    def __init__(self, message: str):
-        super().__init__(message, exitcode=EXIT_USAGE)
-
-
-def usage_error(flag: str, value: object, remedy: str) -> UsageError:
-    """Returns the error to raise for a flag with an invalid value.
-
-    Args:
-        flag: name of the flag, without dashes.
-        value: what was given; None when the flag is missing.
-        remedy: what would be valid.
-
-    >>> print(usage_error("threshold", 1.5, "must lie in (0, 1]"))
-    --threshold=1.5: must lie in (0, 1]
-    """
-    given = f"--{flag}" if value is None else f"--{flag}={_as_typed(value)}"
-    return UsageError(" ".join(f"{given}: {remedy}".split()))
 
 
 # Flags and exit codes.
@@ -150,7 +125,7 @@ def run(
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
-            _exit_usage(_flag_error_line(error, flag_values))
+            _exit_usage(flag_errors.line(error, flag_values))
         flag_values.mark_as_parsed()
         if flags.FLAGS["verbosity"].using_default_value:
             # absl would show what other packages find worth a note.
@@ -161,7 +136,7 @@ def run(
 
     def guarded(arguments: Sequence[str]) -> None:
         try:
-            _check_numbers(flag_values)
+            flag_errors.check_numbers(flag_values)
             main(arguments)
         except app.UsageError as error:
             _exit_usage(str(error))
@@ -179,17 +154,6 @@ def run(
     finally:
         flags.FLAGS.remove_flag_values(list(flag_values))
     sys.exit(0)
-
-
-def _check_numbers(flag_values: flags.FlagValues) -> None:
-    """Refuses what arrays and JSON have no place for."""
-    for name, value in flag_values.flag_values_dict().items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise usage_error(name, value, "must be a finite number")
-        if isinstance(value, int) and abs(value) >= _MOST_OF_AN_INTEGER:
-            raise usage_error(name, value, "must be below 2^32")
-    if flag_values.workdir == "":
-        raise usage_error("workdir", "", "must name a directory")
 
 
 def _exit_usage(message: str) -> NoReturn:
@@ -212,36 +176,6 @@ def _print_help(
     if full:
         app.define_help_flags()
         print(flags.FLAGS.get_help())
-
-
-def _flag_error_line(error: flags.Error, flag_values: flags.FlagValues) -> str:
-    """Rewrites an error of absl as flag, value and what would be valid."""
-    text = " ".join(str(error).split())
-    if unknown := re.match(r"Unknown command line flag '(.*?)'", text):
-        close = re.search(r"Did you mean: (.*?) \?", text)
-        hint = f"did you mean --{close[1].split(', ')[0]}? " if close else ""
-        return f"--{unknown[1]}: unknown flag; {hint}--helpfull lists all"
-    if wrong := re.match(r"flag --(\w+)=(.*?): (.*)", text):
-        name, value, reason = wrong.groups()
-        if name in flag_values and value == "None":
-            return f"--{name}: is required: {flag_values[name].help}"
-        if name in flag_values and not hasattr(flag_values[name].parser, "enum_values"):
-            expected = flag_values[name].parser.syntactic_help
-            if flag_values[name].boolean:
-                expected = "true or false"
-            reason = f"expected {expected}" if expected else reason
-        return f"--{name}={value}: {reason}"
-    if incomplete := re.fullmatch(r"Missing value for flag --(\w+)", text):
-        return f"--{incomplete[1]}: has no value; write --{incomplete[1]}=VALUE"
-    return text
-
-
-def _as_typed(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return ",".join(str(v) for v in value)
-    return str(value)
 
 
 # The workdir.
@@ -377,8 +311,9 @@ def _refuse_other_run(
             "workdir", path, f"holds a run of {known.get('program')}; {remedy}"
         )
     before = known.get("flags", {})
+    typed = flag_errors.as_typed
     differing = [
-        f"--{name}={_as_typed(now.get(name))} (there {_as_typed(before.get(name))})"
+        f"--{name}={typed(now.get(name))} (there {typed(before.get(name))})"
         for name in sorted({*before, *now} - {*volatile})
         if before.get(name) != now.get(name)
     ]
